@@ -1,0 +1,173 @@
+"""How a layer is folded onto an engine, and what follows from it in cycles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..formats import IntArray, _integer
+from ..model import TensorType, WeightedLayer
+
+__all__ = ["FoldedLayer", "Folding"]
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Parallelism of one convolution or dense engine.
+
+    Parameters
+    ----------
+    lanes : int
+        Slots (term planes) computed at the same time, ``P``.
+    simd : int
+        Inputs that each lane takes per cycle, ``S``.
+    column : bool
+        Which inputs share a cycle. False: ``S`` channels of one pixel (``S`` divides the
+        channels). True: a column of the kernel, ``S / kernel_height`` channels of each of
+        its pixels.
+    """
+
+    lanes: int
+    simd: int
+    column: bool = False
+
+    def __post_init__(self) -> None:
+        _integer(self.lanes, "lanes", 1, 1 << 16)
+        _integer(self.simd, "simd", 1, 1 << 16)
+        if not isinstance(self.column, bool):
+            raise TypeError(f"column must be True or False, not {self.column!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedLayer:
+    """A layer together with its folding: passes, words, cycles, and the order of its slots.
+
+    Slot ``s`` runs on lane ``s mod P`` in pass ``s div P`` (first-fit packing without gaps), so
+    that a layer takes ``ceil(sum(k) / P)`` passes whatever the mix of ``k``.
+
+    Parameters
+    ----------
+    layer : WeightedLayer
+        Convolution or dense layer.
+    source : TensorType
+        What feeds it.
+    folding : Folding
+        How it is folded.
+
+    Raises
+    ------
+    ValueError
+        If ``simd`` does not divide the channels (or, by columns, the kernel column).
+    """
+
+    layer: WeightedLayer
+    source: TensorType
+    folding: Folding
+
+    def __post_init__(self) -> None:
+        folding, rows, channels = self.folding, self.rows, self.channels
+        if folding.simd % rows or channels % (folding.simd // rows):
+            legal = [rows * n for n in range(1, channels + 1) if channels % n == 0]
+            raise ValueError(
+                f"layer {self.layer.name!r}: simd={folding.simd} does not fit {channels} input "
+                f"channels{' by kernel columns' if folding.column else ''}; it may be one of "
+                f"{', '.join(map(str, legal))}")
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Kernel height and width; of a dense layer, its whole input map."""
+        return self.layer.kernel
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        return self.layer.channels
+
+    @property
+    def rows(self) -> int:
+        """Kernel rows that share a cycle."""
+        return self.kernel[0] if self.folding.column else 1
+
+    @property
+    def passes(self) -> int:
+        """Passes over the window for each output pixel."""
+        return max(1, -(-self.layer.slots // self.folding.lanes))
+
+    @property
+    def words(self) -> int:
+        """Words of ``simd`` inputs in a window: cycles of a pass that nothing holds up."""
+        return self.layer.taps // self.folding.simd
+
+    @cached_property
+    def drain_steps(self) -> list[int]:
+        """Steps that the drain takes after each pass: its slots and its ``k = 0`` filters."""
+        steps = [0] * self.passes
+        for slot_pass, _, _ in self.drain_program:
+            steps[slot_pass] += 1
+        return steps
+
+    @cached_property
+    def drain_program(self) -> list[tuple[int, bool, bool]]:
+        """The drain's steps for one pixel, in order: (pass, takes a slot, ends a filter).
+
+        A step that takes no slot belongs to a filter with ``k = 0``; it runs after the pass of
+        the slot before it.
+        """
+        program = []
+        slot = 0
+        for k in self.layer.k:
+            if k == 0:
+                program.append((max(slot - 1, 0) // self.folding.lanes, False, True))
+            for term in range(k):
+                program.append((slot // self.folding.lanes, True, term == k - 1))
+                slot += 1
+        return program
+
+    @cached_property
+    def cycles_per_pixel(self) -> int:
+        """Cycles between output pixels when nothing upstream or downstream holds them up.
+
+        The drain of a pass overlaps the next pass and takes one cycle a step, so each pass
+        takes the longer of the two.
+        """
+        return sum(max(self.words, steps) for steps in self.drain_steps)
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of one inference."""
+        height, width, _ = self.layer.output_shape(self.source.shape)  # type: ignore[attr-defined]
+        return int(height * width)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles in which the layer is busy for one inference."""
+        return self.pixels * self.cycles_per_pixel
+
+    @property
+    def terms(self) -> int:
+        """Term-by-activation products of one inference."""
+        return self.layer.slots * self.layer.taps * self.pixels
+
+    @property
+    def utilization(self) -> float:
+        """Share of the lane-cycles of ``cycles`` that do a real term's work."""
+        return self.terms / (self.cycles * self.folding.lanes * self.folding.simd)
+
+    @cached_property
+    def words_of_terms(self) -> IntArray:
+        """Term codes in the order of the hardware, (passes * words, lanes, simd).
+
+        Lanes that have no slot in the last pass hold zeros.
+        """
+        layer, folding = self.layer, self.folding
+        height, width = self.kernel
+        rows, per_row = self.rows, folding.simd // self.rows
+        slots = np.zeros((self.passes * folding.lanes, *layer.terms.shape[1:]), np.int64)
+        slots[:layer.slots] = layer.terms
+        # (slot, row group, row in column, column, channel word, channel) -> words x simd
+        split = slots.reshape(len(slots), height // rows, rows, width, -1, per_row)
+        words = split.transpose(0, 1, 3, 4, 2, 5).reshape(
+            self.passes, folding.lanes, self.words, folding.simd)
+        return words.transpose(0, 2, 1, 3).reshape(-1, folding.lanes, folding.simd)
