@@ -1,0 +1,176 @@
+"""Random models for the tests: any mix of layers, formats and k, with outputs that vary.
+
+Shifts and biases are calibrated on random images, layer by layer, so that the results of a
+filter spread over the range of its output format instead of all being clamped to one end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.random import Generator
+
+from flightrtl import golden
+from flightrtl.formats import ActivationFormat, IntArray, TermFormat
+from flightrtl.model import (
+    INPUT,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+    WeightedLayer,
+)
+
+__all__ = ["random_images", "random_layer", "random_map", "random_model"]
+
+KINDS = ("convolution", "dense", "max_pool", "sum_pool")
+
+
+def random_map(rng: Generator, kind: TensorType, count: int) -> IntArray:
+    """``count`` feature maps of the type ``kind`` with values over the whole range."""
+    return rng.integers(kind.format.min, kind.format.max, size=(count, *kind.shape),
+                        endpoint=True, dtype=np.int64)
+
+
+def random_images(rng: Generator, model: Model, count: int) -> IntArray:
+    """Input for ``model``: int64 (count, H, W, C)."""
+    return random_map(rng, model.input, count)
+
+
+def _random_terms(rng: Generator, shape: tuple[int, ...], form: TermFormat) -> np.ndarray:
+    codes = rng.integers(0, 2 << form.exponent_bits, size=shape, dtype=np.uint8)
+    codes[codes == form.negative_zero] = 0
+    return codes
+
+
+def _calibrate(rng: Generator, sums: IntArray, output: ActivationFormat) -> tuple[int, int]:
+    """Bias and shift that spread ``sums`` over the range of ``output``."""
+    low, high = np.percentile(sums, [5, 95]) if sums.size else (0, 0)
+    span = max(1, int(high) - int(low))
+    shift = min(31, max(0, span.bit_length() - output.bits))
+    middle = (output.max + output.min + 1) << shift >> 1
+    offset = middle - (int(low) + int(high)) // 2
+    offset += int(rng.integers(-(span // 4) - 1, span // 4 + 2))
+    return offset, shift
+
+
+def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, *,
+                 name: str = "layer", inputs: tuple[str, ...] = (INPUT,),
+                 filters: int | None = None, kernel: tuple[int, int] | None = None,
+                 stride: tuple[int, int] | None = None,
+                 padding: tuple[int, int, int, int] | None = None,
+                 k: Sequence[int] | None = None, max_k: int = 3, exponent_bits: int | None = None,
+                 output: ActivationFormat | None = None) -> Layer:
+    """One layer that fits on ``source``; what is not given is drawn.
+
+    Parameters
+    ----------
+    kind : str
+        ``convolution``, ``dense``, ``max_pool`` or ``sum_pool``.
+    source : TensorType
+        The layer's input.
+    maps : array of int64, (N, H, W, C)
+        Samples of that input, for the calibration of bias and shift: see :func:`random_map`.
+    k : sequence of int, optional
+        Terms of each filter; drawn from 0 to ``max_k`` otherwise (never all zero).
+    """
+    height, width, channels = source.shape
+    kernel = kernel or tuple(int(rng.integers(1, min(size, 5) + 1)) for size in (height, width))
+    stride = stride or tuple(int(rng.integers(1, 4)) for _ in range(2))
+    output = output or ActivationFormat(int(rng.integers(1, 17)), bool(rng.integers(4) == 0))
+    scale = int(rng.integers(-12, 3))
+    if kind == "max_pool":
+        return MaxPool(name=name, inputs=inputs, kernel=kernel, stride=stride)
+    if kind == "sum_pool":
+        pool = SumPool(name=name, inputs=inputs, kernel=kernel, stride=stride, bias=0, shift=31,
+                       output=output, output_scale=scale)
+        wide = np.lib.stride_tricks.sliding_window_view(maps, kernel, axis=(1, 2))
+        bias, shift = _calibrate(rng, wide.sum(axis=(-2, -1)), output)
+        return SumPool(name=name, inputs=inputs, kernel=pool.kernel, stride=pool.stride, bias=bias,
+                       shift=shift, output=output, output_scale=scale)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    form = TermFormat(exponent_bits or int(rng.integers(1, 5)))
+    if k is None:
+        filters = filters or int(rng.integers(1, 7))
+        counts = [int(number) for number in rng.integers(0, max_k + 1, size=filters)]
+        counts[int(rng.integers(filters))] = int(rng.integers(1, max_k + 1))
+    else:
+        counts = [int(number) for number in k]
+    if kind == "dense":
+        kernel = (height, width)
+    fields = {
+        "name": name, "inputs": inputs, "k": tuple(counts), "format": form, "output": output,
+        "terms": _random_terms(rng, (sum(counts), *kernel, channels), form),
+        "scale": rng.integers(-12, 3, size=len(counts), dtype=np.int64), "output_scale": scale,
+    }
+    if kind == "convolution":
+        fields["stride"] = stride
+        fields["padding"] = padding or tuple(
+            int(rng.integers(0, kernel[axis])) for axis in (0, 0, 1, 1))
+    zero = np.zeros(len(counts), np.int64)
+    build = Convolution if kind == "convolution" else Dense
+    draft: WeightedLayer = build(**fields, bias=zero, shift=zero)
+    sums = golden.accumulate(draft, maps)
+    spread = [_calibrate(rng, sums[..., index], output) for index in range(len(counts))]
+    return build(**fields, bias=np.array([bias for bias, _ in spread], np.int64),
+                 shift=np.array([shift for _, shift in spread], np.int64))
+
+
+def random_model(rng: Generator, *, input_shape: tuple[int, int, int] | None = None,
+                 input_format: ActivationFormat | None = None,
+                 kinds: Sequence[str] | None = None, classes: int | None = None, max_k: int = 3,
+                 exponent_bits: int | None = None, activation_bits: int | None = None,
+                 name: str = "random") -> Model:
+    """A model that passes every check; what is not given is drawn from ``rng``.
+
+    Parameters
+    ----------
+    input_shape : (int, int, int), optional
+        Height, width, channels; up to 9 x 9 x 3 otherwise.
+    kinds : sequence of str, optional
+        The layers in order, see :func:`random_layer`; the last one must be ``dense`` (or a
+        convolution that happens to give one pixel).
+    classes : int, optional
+        Logits, 1 to 6 otherwise.
+    max_k : int
+        Most terms in a weight; every k from 0 occurs.
+    exponent_bits, activation_bits : int, optional
+        The same for all layers, instead of another one for each. The logits stay free.
+    """
+    if input_shape is None:
+        input_shape = (int(rng.integers(1, 10)), int(rng.integers(1, 10)), int(rng.integers(1, 4)))
+    if input_format is None:
+        bits = activation_bits or int(rng.integers(1, 17))
+        input_format = ActivationFormat(bits, bool(rng.integers(2)))
+    if kinds is None:
+        hidden = rng.choice(["convolution", "convolution", "max_pool", "sum_pool", "dense"],
+                            size=int(rng.integers(0, 4)))
+        kinds = [*(str(kind) for kind in hidden), "dense"]
+    source = TensorType(input_shape, input_format, int(rng.integers(-12, 3)))
+    maps = random_map(rng, source, 8)
+    before = INPUT
+    layers: list[Layer] = []
+    for index, kind in enumerate(kinds):
+        last = index == len(kinds) - 1
+        output = None
+        if last:
+            output = ActivationFormat(int(rng.integers(8, 17)), True)
+        elif activation_bits:
+            output = ActivationFormat(activation_bits, False)
+        layer = random_layer(
+            rng, kind, source, maps, name=f"{kind}{index}", inputs=(before,), output=output,
+            filters=(classes or int(rng.integers(1, 7))) if last else None, max_k=max_k,
+            exponent_bits=exponent_bits)
+        layers.append(layer)
+        maps = golden.apply(layer, maps)
+        before = layer.name
+        shape = layer.output_shape(source.shape)
+        form = layer.output if isinstance(layer, (WeightedLayer, SumPool)) else source.format
+        source = TensorType(shape, form)
+    return Model(name, TensorType(input_shape, input_format, int(rng.integers(-12, 3))),
+                 tuple(layers), {"dataset": "random", "seed": 0})
