@@ -1,0 +1,48 @@
+# From an empty machine with Python 3.11 or newer:
+#
+#   make bitstream                          the bitstream of MNIST for the icebreaker
+#   make bitstream BOARD=ecp5 MODEL=digits  of another model, for another board
+#   make test                               linter, type checker and all tests
+#   make check                              the first two of these alone
+#   make clean                              forget what was built
+#
+# Each makes the virtual environment .venv if there is none. What is installed there already stays
+# until pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+BOARD  ?= ice40
+MODEL  ?= mnist
+FLAGS  ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --constraint constraints.txt
+
+.PHONY: bitstream test check clean
+
+bitstream: $(VENV)/.have-toolchain
+	$(BIN)/python -m flightrtl.build --board $(BOARD) --model $(MODEL) $(FLAGS)
+
+test: check
+	$(BIN)/python -m pytest $(FLAGS)
+
+check: $(VENV)/.have-everything
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+
+# A bitstream does not need torch: two stages of installation, and the larger one serves both.
+$(VENV)/.have-toolchain: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) --editable '.[toolchain]'
+	touch $@
+
+$(VENV)/.have-everything: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) --editable '.[toolchain,train,dev]'
+	touch $(VENV)/.have-toolchain $@
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is \
+	needed and $(PYTHON) is older: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
