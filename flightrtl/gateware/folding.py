@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,23 @@ import numpy as np
 from ..formats import IntArray, _integer
 from ..model import TensorType, WeightedLayer
 
-__all__ = ["FoldedLayer", "Folding"]
+__all__ = ["FoldedLayer", "Folding", "drain_program"]
+
+
+def drain_program(k: Sequence[int], lanes: int) -> list[tuple[bool, bool]]:
+    """What the drain does for one output pixel, step by step: (takes a slot, ends a filter).
+
+    Slots are packed without gaps, filter after filter; a filter with ``k = 0`` takes none and
+    ends at once. Lanes that are left over in the last pass are taken and add 0.
+
+    >>> drain_program([2, 0, 1], lanes=2)
+    [(True, False), (True, True), (False, True), (True, True), (True, False)]
+    """
+    steps = []
+    for terms in k:
+        steps += [(True, False)] * (terms - 1) + [(terms > 0, True)]
+    taken = sum(k)
+    return steps + [(True, False)] * (max(1, -(-taken // lanes)) * lanes - taken)
 
 
 @dataclass(frozen=True)
@@ -101,38 +118,29 @@ class FoldedLayer:
         return self.layer.taps // self.folding.simd
 
     @cached_property
-    def drain_steps(self) -> list[int]:
-        """Steps that the drain takes after each pass: its slots and its ``k = 0`` filters."""
-        steps = [0] * self.passes
-        for slot_pass, _, _ in self.drain_program:
-            steps[slot_pass] += 1
-        return steps
-
-    @cached_property
-    def drain_program(self) -> list[tuple[int, bool, bool]]:
-        """The drain's steps for one pixel, in order: (pass, takes a slot, ends a filter).
-
-        A step that takes no slot belongs to a filter with ``k = 0``; it runs after the pass of
-        the slot before it.
-        """
-        program = []
-        slot = 0
-        for k in self.layer.k:
-            if k == 0:
-                program.append((max(slot - 1, 0) // self.folding.lanes, False, True))
-            for term in range(k):
-                program.append((slot // self.folding.lanes, True, term == k - 1))
-                slot += 1
-        return program
+    def drain_program(self) -> list[tuple[bool, bool]]:
+        """The drain's steps for one pixel, see :func:`drain_program`."""
+        return drain_program(self.layer.k, self.folding.lanes)
 
     @cached_property
     def cycles_per_pixel(self) -> int:
         """Cycles between output pixels when nothing upstream or downstream holds them up.
 
-        The drain of a pass overlaps the next pass and takes one cycle a step, so each pass
-        takes the longer of the two.
+        The drain of a pass overlaps the next pass and takes a cycle for each step, so without
+        pruned filters this is ``passes * max(words, lanes)``. A pruned filter's step counts
+        only where the drain, not the array, sets the pace.
         """
-        return sum(max(self.words, steps) for steps in self.drain_steps)
+        loaded = step = start = 0
+        for _ in range(4):  # pixels; the pattern repeats after the first
+            start, taken = loaded, 0
+            for takes, _ in self.drain_program:
+                if takes and taken % self.folding.lanes == 0:
+                    # A pass ends no earlier than the chain's last slot leaves.
+                    loaded = max(loaded + self.words, step)
+                    step = max(step, loaded)
+                taken += takes
+                step += 1
+        return loaded - start
 
     @property
     def pixels(self) -> int:

@@ -1,0 +1,118 @@
+"""The requantizer: bias, shift and clamp, each filter its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from amaranth import Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import ArrayLike
+
+from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
+from .pe import activation_shape
+from .weights import RomStream
+
+__all__ = ["Requantizer"]
+
+
+class Requantizer(wiring.Component):
+    """``clamp((accumulator + bias) >> shift)``, with the biases and shifts of each filter in turn.
+
+    Cost: an adder of the accumulator's width, a multiplexer stage for each bit that the span of
+    the shifts takes, the clamp, and a ROM. Equal shifts cost nothing. Latency: 3 cycles.
+    Throughput: a value per cycle.
+
+    Parameters
+    ----------
+    low, high : int
+        Least and greatest accumulator that comes in.
+    bias, shift : sequences of int
+        One per filter. Shifts are 0 or more.
+    output : ActivationFormat
+        What is clamped to.
+    register : bool
+        See :class:`~flightrtl.gateware.weights.RomStream`.
+
+    Members
+    -------
+    i : In(stream) of signed
+        Accumulators, in filter order, as wide as ``low`` to ``high`` needs.
+    o : Out(stream) of the output's shape
+        One activation for each.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, low: int, high: int, bias: Sequence[int], shift: Sequence[int],
+                 output: ActivationFormat, register: bool = False) -> None:
+        self.bias = [int(value) for value in bias]
+        self.shift = [_integer(int(value), "shift", 0, 63) for value in shift]
+        if len(self.bias) != len(self.shift) or not self.bias:
+            raise ValueError(f"bias and shift must name the same filters, at least one, not "
+                             f"{len(self.bias)} and {len(self.shift)}")
+        self.output = output
+        self.register = register
+        self.width = signed_bits(low, high)
+        self.total_width = signed_bits(low + min(self.bias), high + max(self.bias))
+        super().__init__({
+            "i": In(stream.Signature(signed(self.width))),
+            "o": Out(stream.Signature(activation_shape(output))),
+        })
+
+    def compute(self, accumulators: ArrayLike) -> IntArray:
+        """The same in NumPy; filters along the last axis."""
+        return requantize(np.asarray(accumulators, np.int64), self.bias, self.shift, self.output)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        least = min(self.shift)
+        bias_bits = signed_bits(min(self.bias), max(self.bias))
+        shift_bits = (max(self.shift) - least).bit_length()
+        mask = (1 << bias_bits) - 1
+        m.submodules.rom = rom = RomStream(
+            bias_bits + shift_bits,
+            [(bias & mask) | (shift - least) << bias_bits
+             for bias, shift in zip(self.bias, self.shift, strict=True)], register=self.register)
+
+        advance = Signal()
+        valid = Signal(3)
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.o.valid.eq(valid[2]),
+            self.i.ready.eq(advance & rom.o.valid),
+            rom.o.ready.eq(advance & self.i.valid),
+        ]
+        total = Signal(signed(self.total_width), reset_less=True)
+        shifts = Signal(shift_bits, reset_less=True)
+        # Beyond the output's range only "too low" and "too high" matter, so that the shifter
+        # drops what the least shift drops before it starts.
+        value = total >> least
+        for bit in range(shift_bits):
+            value = Mux(shifts[bit], value >> (1 << bit), value)
+        shifted = Signal(signed(max(1, self.total_width - least)), reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq((valid << 1) | (self.i.valid & rom.o.valid)),
+                total.eq(self.i.payload + rom.o.payload[:bias_bits].as_signed()),
+                shifts.eq(rom.o.payload[bias_bits:]),
+                shifted.eq(value),
+                self.o.payload.eq(shifted),
+            ]
+            if len(shifted) > self.output.bits - self.output.signed:
+                # A value is in range if its bits above the output's all equal its sign.
+                upper = shifted[self.output.bits - self.output.signed:]
+                if self.output.signed:
+                    with m.If(~shifted[-1] & upper.any()):
+                        m.d.sync += self.o.payload.eq(self.output.max)
+                    with m.If(shifted[-1] & ~upper.all()):
+                        m.d.sync += self.o.payload.eq(self.output.min)
+                else:
+                    with m.If(upper.any()):
+                        m.d.sync += self.o.payload.eq(self.output.max)
+                    with m.If(shifted[-1]):
+                        m.d.sync += self.o.payload.eq(Const(0))
+        return m

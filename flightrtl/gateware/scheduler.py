@@ -1,0 +1,103 @@
+"""The filter scheduler: joins the slots that the lanes computed into filters again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..formats import IntArray, _integer
+from .folding import drain_program
+from .weights import RomStream
+
+__all__ = ["FilterScheduler"]
+
+
+class FilterScheduler(wiring.Component):
+    """Adds the sums of consecutive slots until each filter is whole.
+
+    The packing is static: filter ``i`` takes ``k[i]`` consecutive slots, and slot ``s`` runs on
+    lane ``s mod lanes`` in pass ``s div lanes``. A layer so takes ``ceil(sum(k) / lanes)``
+    passes whatever the mix of ``k``, filters straddle passes, and this component, reading the
+    slots in order, needs one adder and the list of where filters end.
+
+    Cost: one adder and two registers of ``width`` bits, and a ROM of a bit or two per slot.
+    Latency: 1 cycle from a filter's last slot. Throughput: a slot per cycle; a filter with
+    ``k = 0`` takes a cycle too.
+
+    The idea that a filter has its own number of shifts is FLightNN's (Ding et al., DAC 2019).
+
+    Parameters
+    ----------
+    k : sequence of int
+        Slots of each filter, 0 or more.
+    lanes : int
+        Lanes of the array.
+    width : int
+        Bits of a sum. Sums are modulo ``2**width``.
+
+    Members
+    -------
+    i : In(stream) of signed(width)
+        Sums of slots, ``lanes`` for each pass.
+    o : Out(stream) of signed(width)
+        Sums of filters, in order; 0 for a filter with ``k = 0``.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, *, k: Sequence[int], lanes: int, width: int) -> None:
+        self.k = tuple(_integer(terms, "k", 0, 64) for terms in k)
+        if not self.k:
+            raise ValueError("k must name at least one filter")
+        self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
+        self.width = _integer(width, "width", 1, 64)
+        self.program = drain_program(self.k, self.lanes)
+        self.passes = sum(takes for takes, _ in self.program) // self.lanes
+        super().__init__({
+            "i": In(stream.Signature(signed(width))),
+            "o": Out(stream.Signature(signed(width))),
+        })
+
+    def compute(self, sums: Sequence[int]) -> IntArray:
+        """Filter sums, (pixels, filters), of a whole number of pixels' slot sums."""
+        slots = np.asarray(sums, np.int64).reshape(-1, self.passes * self.lanes)
+        ends = np.cumsum(self.k)
+        total = np.concatenate([np.zeros((len(slots), 1), np.int64), slots.cumsum(axis=1)], axis=1)
+        filters = total[:, ends] - total[:, ends - np.array(self.k)]
+        half = 1 << (self.width - 1)
+        return ((filters + half) & (2 * half - 1)) - half
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        words = [takes | (ends << 1) for takes, ends in self.program]
+        m.submodules.program = program = RomStream(2, words)
+        takes, ends = program.o.payload[0], program.o.payload[1]
+        if all(takes for takes, _ in self.program):
+            takes = program.o.valid  # as it is: every step of this program takes a slot
+
+        room = Signal()
+        step = Signal()
+        total = Signal(signed(self.width))
+        carry = Signal(signed(self.width))
+        m.d.comb += [
+            room.eq(~ends | ~self.o.valid | self.o.ready),
+            self.i.ready.eq(program.o.valid & takes & room),
+            step.eq(program.o.valid & (~takes | self.i.valid) & room),
+            program.o.ready.eq(step),
+            total.eq(carry + self.i.payload),
+        ]
+        if max(self.k) <= 1 and sum(self.k) == self.passes * self.lanes:
+            m.d.comb += total.eq(self.i.payload)
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(step):
+            with m.If(ends):
+                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(Mux(takes, total, 0))]
+            m.d.sync += carry.eq(Mux(ends, 0, total))
+        return m
