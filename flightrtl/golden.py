@@ -18,8 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from .formats import ActivationFormat, IntArray, requantize
-from .model import INPUT, Dense, Layer, MaxPool, Model, SumPool, WeightedLayer
+from .formats import IntArray, requantize
+from .model import INPUT, Convolution, Dense, Layer, MaxPool, Model, SumPool, WeightedLayer
 
 __all__ = ["accumulate", "apply", "exact_dtype", "run", "top1", "trace"]
 
@@ -36,7 +36,7 @@ def exact_dtype(bound: int) -> type[np.float32] | type[np.float64] | type[np.int
     return np.int64
 
 
-def accumulate(layer: WeightedLayer, activations: IntArray) -> IntArray:
+def accumulate(layer: Convolution | Dense, activations: IntArray) -> IntArray:
     """``sum(weight * activation)`` of a convolution or dense layer, before bias and shift.
 
     Parameters
@@ -65,7 +65,7 @@ def accumulate(layer: WeightedLayer, activations: IntArray) -> IntArray:
 
 def _window_slices(layer: MaxPool, activations: IntArray) -> Iterator[IntArray]:
     """For each position in the pooling window, the values there for all output pixels."""
-    height, width, _ = layer.output_shape(activations.shape[1:])  # type: ignore[arg-type]
+    height, width, _ = layer.output_shape(activations.shape[1:])
     (down, across) = layer.stride
     for row in range(layer.kernel[0]):
         for column in range(layer.kernel[1]):
@@ -75,7 +75,7 @@ def _window_slices(layer: MaxPool, activations: IntArray) -> Iterator[IntArray]:
 
 def apply(layer: Layer, activations: IntArray) -> IntArray:
     """The result of one layer: int64 (N, H, W, C) to int64 (N, H', W', C')."""
-    if isinstance(layer, WeightedLayer):
+    if isinstance(layer, (Convolution, Dense)):
         return requantize(accumulate(layer, activations), layer.bias, layer.shift, layer.output)
     slices = _window_slices(layer, activations)
     result = next(slices).copy()

@@ -7,6 +7,7 @@ filter spread over the range of its output format instead of all being clamped t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -79,8 +80,9 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         Terms of each filter; drawn from 0 to ``max_k`` otherwise (never all zero).
     """
     height, width, channels = source.shape
-    kernel = kernel or tuple(int(rng.integers(1, min(size, 5) + 1)) for size in (height, width))
-    stride = stride or tuple(int(rng.integers(1, 4)) for _ in range(2))
+    kernel = kernel or (int(rng.integers(1, min(height, 5) + 1)),
+                        int(rng.integers(1, min(width, 5) + 1)))
+    stride = stride or (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
     output = output or ActivationFormat(int(rng.integers(1, 17)), bool(rng.integers(4) == 0))
     scale = int(rng.integers(-12, 3))
     if kind == "max_pool":
@@ -103,7 +105,7 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         counts = [int(number) for number in k]
     if kind == "dense":
         kernel = (height, width)
-    fields = {
+    fields: dict[str, Any] = {
         "name": name, "inputs": inputs, "k": tuple(counts), "format": form, "output": output,
         "terms": _random_terms(rng, (sum(counts), *kernel, channels), form),
         "scale": rng.integers(-12, 3, size=len(counts), dtype=np.int64), "output_scale": scale,
@@ -113,8 +115,8 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         fields["padding"] = padding or tuple(
             int(rng.integers(0, kernel[axis])) for axis in (0, 0, 1, 1))
     zero = np.zeros(len(counts), np.int64)
-    build = Convolution if kind == "convolution" else Dense
-    draft: WeightedLayer = build(**fields, bias=zero, shift=zero)
+    build: type[Convolution | Dense] = Convolution if kind == "convolution" else Dense
+    draft = build(**fields, bias=zero, shift=zero)
     sums = golden.accumulate(draft, maps)
     spread = [_calibrate(rng, sums[..., index], output) for index in range(len(counts))]
     return build(**fields, bias=np.array([bias for bias, _ in spread], np.int64),

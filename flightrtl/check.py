@@ -1,0 +1,227 @@
+"""What makes a model one that can be computed and built: every rule, checked at once.
+
+:func:`check` trusts nothing about the values in the model, so that what comes out of a file or
+out of a trainer can be handed to it as it is. It allocates no more than a few times the size of
+the terms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .formats import ActivationFormat
+from .model import (
+    INPUT,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+    WeightedLayer,
+)
+from .rules import (
+    LIMITS,
+    check_accumulator,
+    check_number,
+    check_numbers,
+    check_weights,
+    json_problems,
+    show,
+)
+
+__all__ = ["LAYER_TYPES", "Unread", "check"]
+
+LAYER_TYPES: dict[str, type[Layer]] = {
+    "convolution": Convolution, "dense": Dense, "max_pool": MaxPool, "sum_pool": SumPool,
+}
+"""The supported layers, by the name that they have in a file."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Stands for a layer or the input of a file when its description is broken.
+
+    That was reported already; what depends on its shape is not checked.
+    """
+
+    name: str
+    inputs: tuple[str, ...] | None
+
+
+_LAYER_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def check(model: Model) -> list[str]:
+    """Everything that is wrong with a model, one sentence each; empty if nothing is.
+
+    Each problem names the layer, what is wrong and what to do about it.
+    """
+    problems: list[str] = []
+    if not (isinstance(model.name, str) and _MODEL_NAME.fullmatch(model.name)
+            and len(model.name) <= LIMITS.name):
+        problems.append(f"model: the name {show(model.name)} must be 1 to {LIMITS.name} letters, "
+                        "digits and any of '_.-', starting with a letter or digit: rename it")
+    problems += json_problems(model.provenance, "provenance")
+    if not isinstance(model.provenance, Mapping):
+        problems.append(f"provenance: must be a mapping, not {show(model.provenance)}")
+    source = _check_tensor(problems, "input", model.input)
+    if not isinstance(model.layers, tuple) or not 1 <= len(model.layers) <= LIMITS.layers:
+        problems.append(f"model: layers must be a tuple of 1 to {LIMITS.layers} layers")
+        return problems
+    _check_chain(problems, model.layers)
+    weights = 0
+    for index, layer in enumerate(model.layers):
+        start = len(problems)
+        source, used = _check_layer(problems, index, layer, source)
+        weights += used
+        if len(problems) > start:
+            source = None
+    if weights > LIMITS.weights:
+        problems.append(f"model: {weights} weights and terms, more than the supported "
+                        f"{LIMITS.weights}: use fewer filters or pool before the large layer")
+    last = model.layers[-1]
+    if isinstance(last, MaxPool):
+        problems.append(f"layer {show(last.name)}: the last layer gives the logits and must be "
+                        "convolution or dense: append a dense layer")
+    elif source is not None and source.shape[:2] != (1, 1):
+        problems.append(f"layer {show(last.name)}: the last layer gives the logits and must have "
+                        f"a 1 x 1 result, not {source.shape[0]} x {source.shape[1]}: append a "
+                        "dense layer")
+    return problems
+
+
+def _check_tensor(problems: list[str], where: str, tensor: object) -> TensorType | None:
+    """``tensor``, if it is one."""
+    start = len(problems)
+    if isinstance(tensor, Unread):
+        return None
+    if not isinstance(tensor, TensorType):
+        problems.append(f"{where}: must be a TensorType, not {show(tensor)}")
+        return None
+    if (check_numbers(problems, where, "shape (height, width, channels)", tensor.shape, 3, 1,
+                       LIMITS.map_values)
+            and math.prod(map(int, tensor.shape)) > LIMITS.map_values):
+        problems.append(f"{where}: {show(tensor.shape)} is more than the supported "
+                        f"{LIMITS.map_values} values: use smaller or fewer maps")
+    if not isinstance(tensor.format, ActivationFormat):
+        problems.append(f"{where}: the format must be an ActivationFormat, not "
+                        f"{show(tensor.format)}")
+    check_number(problems, where, "scale", tensor.scale, -LIMITS.scale, LIMITS.scale)
+    return tensor if len(problems) == start else None
+
+
+def _check_chain(problems: list[str], layers: tuple[Any, ...]) -> None:
+    """Names and edges: each layer takes the result of the one before it."""
+    names = [getattr(layer, "name", None) for layer in layers]
+    before = INPUT
+    for index, layer in enumerate(layers):
+        name = names[index]
+        where = f"layer {show(name)}" if isinstance(name, str) else f"layers[{index}]"
+        if (not isinstance(name, str) or not _LAYER_NAME.fullmatch(name) or name == INPUT
+                or len(name) > LIMITS.name):
+            problems.append(f"{where}: the name must be 1 to {LIMITS.name} lower-case letters, "
+                            f"digits and '_', start with a letter and not be {INPUT!r}: rename it")
+        elif name in names[:index]:
+            problems.append(f"{where}: the name is used more than once: rename one")
+        inputs = getattr(layer, "inputs", None)
+        if inputs is None and isinstance(layer, Unread):
+            pass
+        elif not isinstance(inputs, tuple) or not all(isinstance(edge, str) for edge in inputs):
+            problems.append(f"{where}: inputs must be a tuple of layer names, not {show(inputs)}")
+        elif inputs != (before,):
+            problems.append(f"{where}: {_edge_problem(inputs, names, index)}: give the layers in "
+                            f"order, each with the one before as its only input (here "
+                            f"{show(before)})")
+        before = name if isinstance(name, str) else "?"
+
+
+def _edge_problem(inputs: tuple[str, ...], names: list[Any], index: int) -> str:
+    if not inputs:
+        return "it has no input"
+    for edge in inputs:
+        if edge != INPUT and edge not in names:
+            return f"its input {show(edge)} does not exist"
+        if edge in names[index:] and edge not in names[:index]:
+            return f"its input {show(edge)} does not come before it (a cycle, or a wrong order)"
+    if len(inputs) > 1:
+        return f"unsupported: {len(inputs)} inputs (a residual addition)"
+    return f"unsupported: a branch at {show(inputs[0])}"
+
+
+def _check_layer(problems: list[str], index: int, layer: Any,
+                 source: TensorType | None) -> tuple[TensorType | None, int]:
+    """The type of the layer's result, if that is known, and its number of weights and terms."""
+    if isinstance(layer, Unread):
+        return None, 0
+    where = f"layer {show(getattr(layer, 'name', index))}"
+    start = len(problems)
+    used = 0
+    if type(layer) not in LAYER_TYPES.values():
+        problems.append(f"{where}: unsupported layer type {show(type(layer).__name__)}: use "
+                        + " or ".join(LAYER_TYPES))
+        return None, 0
+    if isinstance(layer, WeightedLayer):
+        used = check_weights(problems, where, layer)
+    else:
+        check_numbers(problems, where, "kernel (rows, columns)", layer.kernel, 2, 1, LIMITS.side)
+    if isinstance(layer, (MaxPool, Convolution)):
+        check_numbers(problems, where, "stride (down, across)", layer.stride, 2, 1, LIMITS.side)
+    if isinstance(layer, Convolution) and check_numbers(
+            problems, where, "padding (top, bottom, left, right)", layer.padding, 4, 0,
+            LIMITS.side) and len(problems) == start:
+        for amount, side, size in zip(layer.padding, ("top", "bottom", "left", "right"),
+                                      np.repeat(layer.kernel, 2), strict=True):
+            if amount >= size:
+                problems.append(f"{where}: {amount} rows or columns of padding at the {side} need "
+                                f"a kernel of more than {size} there: use less padding")
+    if isinstance(layer, (WeightedLayer, SumPool)):
+        if not isinstance(layer.output, ActivationFormat):
+            problems.append(f"{where}: the output must be an ActivationFormat, not "
+                            f"{show(layer.output)}")
+        check_number(problems, where, "the output scale", layer.output_scale, -LIMITS.scale,
+                      LIMITS.scale)
+    if isinstance(layer, SumPool):
+        half = 1 << LIMITS.accumulator_bits - 1
+        check_number(problems, where, "bias", layer.bias, -half, half - 1)
+        check_number(problems, where, "shift", layer.shift, 0, LIMITS.shift)
+    if source is None or len(problems) > start:
+        return None, used
+    return _check_fit(problems, where, layer, source), used
+
+
+def _check_fit(problems: list[str], where: str, layer: Any,
+               source: TensorType) -> TensorType | None:
+    """The type of the result of a layer that is right in itself, if it fits on ``source``."""
+    start = len(problems)
+    height, width, channels = source.shape
+    if isinstance(layer, WeightedLayer) and layer.channels != channels:
+        problems.append(f"{where}: its terms are for {layer.channels} channels, but its input has "
+                        f"{channels}: the terms' last dimension must be {channels}")
+    padding = layer.padding if isinstance(layer, Convolution) else (0, 0, 0, 0)
+    padded = (height + padding[0] + padding[1], width + padding[2] + padding[3])
+    if isinstance(layer, Dense):
+        if layer.kernel != padded:
+            problems.append(f"{where}: its terms are for a {layer.kernel[0]} x {layer.kernel[1]} "
+                            f"map, but its input is {height} x {width}: a dense layer covers the "
+                            "whole map")
+    elif layer.kernel[0] > padded[0] or layer.kernel[1] > padded[1]:
+        problems.append(f"{where}: the kernel {show(layer.kernel)} does not fit into the map "
+                        f"{show(padded)} (padding included): use a smaller kernel or less pooling")
+    if len(problems) > start:
+        return None
+    form, scale = source.format, source.scale
+    if isinstance(layer, (WeightedLayer, SumPool)):
+        check_accumulator(problems, where, layer, form)
+        form, scale = layer.output, layer.output_scale
+    return _check_tensor(problems, where, TensorType(layer.output_shape(source.shape), form, scale))
+
+
