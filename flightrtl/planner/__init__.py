@@ -1,0 +1,7 @@
+"""Choosing how a model is computed on a board: foldings, rates and costs, before synthesis."""
+
+from .cost import Cost
+from .plan import LayerPlan, Plan
+from .search import plan
+
+__all__ = ["Cost", "LayerPlan", "Plan", "plan"]

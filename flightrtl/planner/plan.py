@@ -1,0 +1,111 @@
+"""A plan: how each layer is computed, how fast that is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..boards import Board
+from ..gateware.folding import Folding
+from .cost import Cost, total
+
+__all__ = ["LayerPlan", "Plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """One layer of a plan.
+
+    Parameters
+    ----------
+    name : str
+        The layer's name in the model.
+    type : {"convolution", "dense", "max_pool", "sum_pool"}
+        What it is.
+    dataflow : {"folded", "streamed"}
+        Computed on a folded engine, or on the fly as values pass (pooling).
+    folding : Folding or None
+        Lanes and SIMD of the engine.
+    pixels : int
+        Output pixels of one inference.
+    terms : int
+        Term-by-activation products of one inference.
+    cycles : int
+        Cycles in which the layer is busy for one inference; for pooling, the values it reads.
+    utilization : float
+        Share of the lane-cycles in ``cycles`` that do a real term's work; 0 for pooling.
+    k_histogram : mapping of int to int
+        How many filters have how many terms per weight.
+    cost : Cost
+        Estimate for its engine.
+    """
+
+    name: str
+    type: str
+    dataflow: str
+    folding: Folding | None
+    pixels: int
+    terms: int
+    cycles: int
+    utilization: float
+    k_histogram: Mapping[int, int]
+    cost: Cost
+
+    @property
+    def lanes(self) -> int:
+        """Slots computed at the same time; 1 for pooling."""
+        return self.folding.lanes if self.folding else 1
+
+    @property
+    def simd(self) -> int:
+        """Inputs that each lane takes per cycle; 1 for pooling."""
+        return self.folding.simd if self.folding else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is decided before synthesis.
+
+    Parameters
+    ----------
+    board : Board
+        What it is for.
+    clock_mhz : float
+        Clock of the design, MHz: what the PLL really gives for the frequency asked for.
+    layers : tuple of LayerPlan
+        In the model's order.
+    overhead : mapping of str to Cost
+        What is there besides the layers: clock and reset, serial port, host link.
+    cycles_per_inference : int
+        Interval between inferences when images are fed without a gap.
+    latency_cycles : int
+        Estimate of the cycles from an image's first value to its class, in an idle pipeline
+        whose input never pauses.
+    """
+
+    board: Board
+    clock_mhz: float
+    layers: tuple[LayerPlan, ...]
+    overhead: Mapping[str, Cost]
+    cycles_per_inference: int
+    latency_cycles: int
+
+    @property
+    def foldings(self) -> dict[str, Folding]:
+        """Folding of every weighted layer by name, as ``Network`` takes it."""
+        return {layer.name: layer.folding for layer in self.layers if layer.folding}
+
+    @property
+    def cost(self) -> Cost:
+        """Estimate for the whole design."""
+        return total([*(layer.cost for layer in self.layers), *self.overhead.values()])
+
+    @property
+    def inferences_per_second(self) -> float:
+        """Rate of the network when images are fed without a gap."""
+        return self.clock_mhz * 1e6 / self.cycles_per_inference
+
+    @property
+    def slowest(self) -> LayerPlan:
+        """The layer that sets the rate."""
+        return max(self.layers, key=lambda layer: layer.cycles)

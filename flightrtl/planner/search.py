@@ -1,0 +1,298 @@
+"""The search for a plan: every folding of every layer, and the best choice for one rate."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..boards import Board
+from ..errors import BuildError, UserError
+from ..formats import IntArray
+from ..gateware.clocking import solve
+from ..gateware.folding import FoldedLayer, Folding
+from ..model import INPUT, Layer, MaxPool, Model, WeightedLayer
+from .cost import Cost, engine_cost, pool_cost, system_costs, total
+from .plan import LayerPlan, Plan
+
+__all__ = ["latency", "plan"]
+
+GOOD_UTILIZATION = 0.95
+"""Share of the slowest layer's lane-cycles that should do work."""
+
+WORTH = 1.25
+"""How much slower a plan may be for the sake of :data:`GOOD_UTILIZATION`."""
+
+# Logic cells that one block RAM is worth, where there is a choice between the two. Every value
+# is tried, since either resource may be the scarce one.
+_EXCHANGE_RATES = (0, 5, 20, 60, 200, 1000, 10_000)
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One way to compute one layer."""
+
+    folded: FoldedLayer | None
+    cycles: int
+    utilization: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class _Budget:
+    lut4: int
+    bram: int
+
+    def holds(self, cost: Cost) -> bool:
+        return cost.lut4 <= self.lut4 and cost.bram <= self.bram
+
+
+def plan(model: Model, board: Board, frequency: float | None = None,
+         target_rate: float | None = None) -> Plan:
+    """The plan for a model on a board.
+
+    Without ``target_rate`` it aims at the board's ``default_rate``, and where that cannot be
+    reached (or there is none) at the highest rate that fits. Among plans of equal rate the
+    cheapest is taken, so that a layer is no wider than the slowest one lets it be.
+
+    Parameters
+    ----------
+    model : Model
+        What to compute.
+    board : Board
+        What with.
+    frequency : float, optional
+        Clock, MHz; the board's default if not given.
+    target_rate : float, optional
+        Inferences per second to reach, with the smallest design that does.
+
+    Raises
+    ------
+    UserError
+        For a frequency or rate that is not a positive number.
+    BuildError
+        If the model does not fit, or the rate cannot be reached; names the layer and the knob.
+    """
+    if target_rate is not None and not (math.isfinite(target_rate) and target_rate > 0):
+        raise UserError(f"the target rate must be above 0 inferences per second, "
+                        f"not {target_rate:g}")
+    pll = solve(board, frequency)
+    clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
+    overhead = system_costs(board.family)
+    spent = total(overhead.values())
+    budget = _Budget(int(board.resources.lut4 * board.fill) - spent.lut4,
+                     board.resources.bram - spent.bram)
+    options = {layer.name: _options(model, layer, board.family) for layer in model.layers}
+    floor = max(tensor.size for tensor in model.tensors.values())
+    _check_fits(model, board, budget, options)
+
+    chosen = None
+    wanted = target_rate or board.default_rate
+    if wanted is not None:
+        limit = math.floor(clock_mhz * 1e6 / wanted)
+        if target_rate is not None:
+            _check_reachable(model, board, limit, floor, target_rate, clock_mhz, options)
+        chosen = _choose(options, limit, budget) if limit >= floor else None
+        if chosen is None and target_rate is not None:
+            raise _too_large(board, budget, options, limit, target_rate)
+    if chosen is None:
+        chosen = _fastest(options, floor, budget)
+    layers = tuple(_layer_plan(model, name, option) for name, option in chosen.items())
+    return Plan(board=board, clock_mhz=clock_mhz, layers=layers, overhead=overhead,
+                cycles_per_inference=max(floor, *(layer.cycles for layer in layers)),
+                latency_cycles=latency(model, {layer.name: layer.folding for layer in layers
+                                               if layer.folding}))
+
+
+def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
+    """Every way to compute a layer that is not worse than another in all respects."""
+    source = model.source(layer)
+    if isinstance(layer, MaxPool):
+        return [_Option(None, source.size, 0.0, pool_cost(layer, source, family))]
+    height, channels = layer.kernel[0], layer.channels
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    # The least number of lanes for each number of passes.
+    lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
+    found = []
+    for column in (False, True) if height > 1 else (False,):
+        for simd in (height * n if column else n for n in divisors):
+            for count in lanes:
+                folded = FoldedLayer(layer, source, Folding(count, simd, column))
+                found.append(_Option(folded, folded.cycles, folded.utilization,
+                                     engine_cost(folded, family)))
+    return _pareto(found)
+
+
+def _pareto(options: Iterable[_Option]) -> list[_Option]:
+    """Options of which no other is as fast, as cheap in cells and in RAM, and as well used."""
+    kept: list[_Option] = []
+    for option in sorted(options, key=lambda o: (o.cycles, o.cost.lut4, o.cost.bram,
+                                                 -o.utilization)):
+        if not any(o.cost.lut4 <= option.cost.lut4 and o.cost.bram <= option.cost.bram
+                   and o.utilization >= option.utilization for o in kept):
+            kept.append(option)
+    return kept
+
+
+def _choose(options: dict[str, list[_Option]], limit: int,
+            budget: _Budget) -> dict[str, _Option] | None:
+    """The cheapest option of each layer that keeps to ``limit`` cycles, if all of them fit."""
+    fast = {name: [option for option in some if option.cycles <= limit]
+            for name, some in options.items()}
+    if not all(fast.values()):
+        return None
+    best = None
+    for rate in _EXCHANGE_RATES:
+        chosen = {name: min(some, key=lambda o: (o.cost.lut4 + rate * o.cost.bram, o.cycles))
+                  for name, some in fast.items()}
+        cost = total(option.cost for option in chosen.values())
+        if budget.holds(cost) and (best is None or cost.lut4 < best[0]):
+            best = cost.lut4, chosen
+    return best and best[1]
+
+
+def _limits(options: dict[str, list[_Option]], floor: int) -> list[int]:
+    """Every interval at which the set of usable options changes, ascending."""
+    return sorted({floor} | {option.cycles for some in options.values() for option in some
+                             if option.cycles > floor})
+
+
+def _fastest(options: dict[str, list[_Option]], floor: int,
+             budget: _Budget) -> dict[str, _Option]:
+    """The choice with the least interval, or a slightly slower one that wastes less."""
+    fastest: tuple[int, dict[str, _Option]] | None = None
+    for limit in _limits(options, floor):
+        chosen = _choose(options, limit, budget)
+        if chosen is None:
+            continue
+        slowest = max(chosen.values(), key=lambda option: option.cycles)
+        if fastest is None:
+            fastest = slowest.cycles, chosen
+        if slowest.folded is None or slowest.cycles < floor \
+                or slowest.utilization >= GOOD_UTILIZATION:
+            return chosen
+        if slowest.cycles > fastest[0] * WORTH:
+            break
+    assert fastest is not None  # _check_fits has found a choice
+    return fastest[1]
+
+
+def _check_fits(model: Model, board: Board, budget: _Budget,
+                options: dict[str, list[_Option]]) -> None:
+    """Raise :class:`BuildError` if not even the smallest design fits."""
+    least = {name: min(some, key=lambda o: o.cost.lut4) for name, some in options.items()}
+    _blame(board, budget.lut4, "logic cells", "lut4", least)
+    least = {name: min(some, key=lambda o: o.cost.bram) for name, some in options.items()}
+    _blame(board, budget.bram, "block RAMs", "bram", least)
+    if _choose(options, max(_limits(options, 0)), budget) is None:
+        _blame(board, -1, "logic cells and block RAMs together", "bram", least)
+
+
+def _blame(board: Board, available: int, what: str, key: str, least: dict[str, _Option]) -> None:
+    needs = {name: getattr(option.cost, key) for name, option in least.items()}
+    if sum(needs.values()) <= available:
+        return
+    worst = max(needs, key=lambda name: needs[name])
+    have = f"{board.device} leaves {max(available, 0)}" if available >= 0 else \
+        f"{board.device} has {board.resources.bram} RAMs"
+    raise BuildError(
+        f"the model is too large for board {board.name!r}: it needs at least "
+        f"{sum(needs.values())} {what} and {have}; this layer alone takes {needs[worst]}",
+        layer=worst,
+        knob="fewer filters or fewer terms per filter in this layer, or a larger device (--board)")
+
+
+def _check_reachable(model: Model, board: Board, limit: int, floor: int, rate: float,
+                     clock_mhz: float, options: dict[str, list[_Option]]) -> None:
+    """Raise :class:`BuildError` if a rate is out of reach on a device of any size."""
+    if limit < floor:
+        name = max(model.tensors, key=lambda key: model.tensors[key].size)
+        raise BuildError(
+            f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, but "
+            f"{floor} values pass through {'the input' if name == INPUT else f'layer {name!r}'}, "
+            f"one per cycle",
+            knob=f"--target-rate {math.floor(clock_mhz * 1e6 / floor)} or less, or a higher "
+                 f"--frequency")
+    for name, some in options.items():
+        least = min(option.cycles for option in some)
+        if least > limit:
+            raise BuildError(
+                f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, "
+                f"but this layer takes {least} at its widest", layer=name,
+                knob=f"--target-rate {math.floor(clock_mhz * 1e6 / least)} or less, or a higher "
+                     f"--frequency, or fewer terms in this layer")
+
+
+def _too_large(board: Board, budget: _Budget, options: dict[str, list[_Option]], limit: int,
+               rate: float) -> BuildError:
+    least = {name: min((o for o in some if o.cycles <= limit), key=lambda o: o.cost.lut4)
+             for name, some in options.items()}
+    cost = total(option.cost for option in least.values())
+    worst = max(least, key=lambda name: least[name].cost.lut4)
+    return BuildError(
+        f"{rate:g} inferences per second need about {cost.lut4} logic cells and {cost.bram} block "
+        f"RAMs; board {board.name!r} leaves {budget.lut4} and {budget.bram}; this layer alone "
+        f"takes {least[worst].cost.lut4} cells",
+        layer=worst, knob="a lower --target-rate (none gives the highest that fits), a higher "
+                          "--frequency, or a larger device (--board)")
+
+
+def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
+    layer = next(layer for layer in model.layers if layer.name == name)
+    shape = model.tensors[name].shape
+    folded = option.folded
+    kind = {"Convolution": "convolution", "Dense": "dense", "SumPool": "sum_pool",
+            "MaxPool": "max_pool"}[type(layer).__name__]
+    return LayerPlan(
+        name=name, type=kind, dataflow="folded" if folded else "streamed",
+        folding=folded.folding if folded else None, pixels=shape[0] * shape[1],
+        terms=folded.terms if folded else 0, cycles=option.cycles,
+        utilization=option.utilization,
+        k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
+        else {},
+        cost=option.cost)
+
+
+# Cycles from the last input of a window to the first output, besides the pass itself.
+_WEIGHTED_DELAY = 12
+_POOL_DELAY = 3
+
+
+def latency(model: Model, foldings: dict[str, Folding]) -> int:
+    """Cycles from an image's first value to its class, in an idle pipeline that nothing stops.
+
+    Follows every output pixel: it starts when its window is complete and the one before it is
+    done. Delays inside the engines are constants, so this is an estimate.
+    """
+    # When each pixel of a map is complete.
+    times: dict[str, IntArray] = {
+        INPUT: np.arange(1, model.input.shape[0] * model.input.shape[1] + 1) * model.input.shape[2]}
+    for layer in model.layers:
+        source = model.source(layer)
+        arrival = times[layer.inputs[0]]
+        if isinstance(layer, WeightedLayer):
+            folded = FoldedLayer(layer, source, foldings[layer.name])
+            padding = getattr(layer, "padding", (0, 0, 0, 0))
+            last_slots = layer.slots - (folded.passes - 1) * folded.folding.lanes
+            cycles, delay = folded.cycles_per_pixel, _WEIGHTED_DELAY + last_slots
+        else:
+            padding, cycles, delay = (0, 0, 0, 0), 0, _POOL_DELAY
+        stride = layer.stride
+        height, width, _ = model.tensors[layer.name].shape
+        rows = _last(height, stride[0], layer.kernel[0], padding[0], source.shape[0])
+        columns = _last(width, stride[1], layer.kernel[1], padding[2], source.shape[1])
+        ready = arrival[rows[:, None] * source.shape[1] + columns].reshape(-1)
+        if isinstance(layer, WeightedLayer):
+            steps = np.arange(len(ready)) * cycles
+            # done[i] = max(done[i - 1], ready[i]) + cycles, as a running maximum
+            ready = np.maximum.accumulate(ready - steps) + steps + cycles
+        times[layer.name] = ready + delay
+    return int(times[model.layers[-1].name][-1])
+
+
+def _last(count: int, stride: int, kernel: int, before: int, size: int) -> IntArray:
+    """The last input row (or column) that each output row needs."""
+    return np.minimum(np.arange(count) * stride + kernel - 1 - before, size - 1)
