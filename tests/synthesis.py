@@ -1,0 +1,33 @@
+"""Synthesizes single components and counts their cells."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from amaranth.back import rtlil
+from amaranth.lib import wiring
+
+from flightrtl import toolchain
+
+__all__ = ["cells"]
+
+SYNTHESIS = {
+    "ice40": "synth_ice40 -abc9",
+    "ecp5": "synth_ecp5 -abc9 -nowidelut",
+    # Before mapping: words, not bits, so that a multiplication is still one cell, `$mul`.
+    "generic": "proc; flatten; opt -full; wreduce; memory -nomap",
+}
+
+
+def cells(dut: wiring.Component, family: str, folder: Path) -> Counter[str]:
+    """Cells of ``dut`` by type, synthesized for a family of :data:`SYNTHESIS` in ``folder``."""
+    (folder / "dut.il").write_text(rtlil.convert(dut), encoding="utf-8")
+    command = SYNTHESIS[family]
+    top = " -top top" if command.startswith("synth_") else ""
+    toolchain.run(toolchain.find("yosys"), [
+        "-q", "-p", f"read_rtlil dut.il; hierarchy -top top; {command}{top}; write_json dut.json",
+    ], folder=folder, log="dut.log")
+    module = json.loads((folder / "dut.json").read_text(encoding="utf-8"))["modules"]["top"]
+    return Counter(cell["type"] for cell in module["cells"].values())
