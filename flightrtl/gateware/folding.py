@@ -130,15 +130,16 @@ class FoldedLayer:
         pruned filters this is ``passes * max(words, lanes)``. A pruned filter's step counts
         only where the drain, not the array, sets the pace.
         """
-        loaded = step = start = 0
+        loaded = step = last_take = start = 0
         for _ in range(4):  # pixels; the pattern repeats after the first
             start, taken = loaded, 0
             for takes, _ in self.drain_program:
                 if takes and taken % self.folding.lanes == 0:
-                    # A pass ends no earlier than the chain's last slot leaves.
-                    loaded = max(loaded + self.words, step)
-                    step = max(step, loaded)
-                taken += takes
+                    # A pass ends no earlier than the last slot leaves the chain.
+                    loaded = max(loaded + self.words, last_take)
+                    step = max(step, loaded + 1)
+                if takes:
+                    taken, last_take = taken + 1, step
                 step += 1
         return loaded - start
 

@@ -1,0 +1,27 @@
+"""Gateware: the components of a network, each of use alone in another Amaranth design.
+
+From the inside out: a :class:`ShiftPE` sums shifted activations; a :class:`PEArray` is many of
+them with accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
+:class:`FilterScheduler` joins what it computed into filters and :class:`Requantizer` brings them
+back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
+:class:`Network` is a chain of engines and pools.
+"""
+
+from .argmax import Argmax
+from .array import PEArray
+from .buffer import StreamBuffer
+from .engine import ConvolutionEngine, DenseEngine, LayerEngine
+from .folding import FoldedLayer, Folding
+from .network import Network
+from .pe import ShiftPE, activation_shape
+from .pool import MaxPooling, SumPooling
+from .requantize import Requantizer
+from .scheduler import FilterScheduler
+from .weights import RomStream, WeightBuffer
+from .window import SlidingWindow
+
+__all__ = [
+    "Argmax", "ConvolutionEngine", "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding",
+    "LayerEngine", "MaxPooling", "Network", "PEArray", "Requantizer", "RomStream", "ShiftPE",
+    "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "activation_shape",
+]

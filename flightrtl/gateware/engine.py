@@ -1,0 +1,155 @@
+"""Engines: one convolution or dense layer, from stream to stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from amaranth import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import ArrayLike
+
+from ..formats import ActivationFormat, IntArray, signed_bits
+from ..model import Convolution, Dense, WeightedLayer
+from .array import PEArray
+from .buffer import StreamBuffer
+from .folding import FoldedLayer
+from .pe import activation_shape
+from .requantize import Requantizer
+from .scheduler import FilterScheduler
+from .weights import WeightBuffer
+from .window import SlidingWindow
+
+__all__ = ["ConvolutionEngine", "DenseEngine", "LayerEngine", "inverted_range", "negative_terms"]
+
+
+def negative_terms(layer: WeightedLayer) -> IntArray:
+    """How many terms of each filter are negative: what the array's sums are short of."""
+    count = np.zeros(layer.filters, np.int64)
+    np.add.at(count, layer.slot_filter, (layer.term_values < 0).sum(axis=(1, 2, 3)))
+    return count
+
+
+def inverted_range(layer: WeightedLayer, source: ActivationFormat) -> tuple[int, int]:
+    """Least and greatest value of any accumulator of the array, at any time, in any filter.
+
+    That is the layer's own range, but for the 1 by which each product of a negative term is
+    short, and with every partial sum counted too.
+    """
+    terms = layer.term_values
+    ends = np.stack([terms * source.min, terms * source.max]) - (terms < 0)
+    low, high = np.zeros(layer.filters, np.int64), np.zeros(layer.filters, np.int64)
+    np.add.at(low, layer.slot_filter, np.minimum(ends.min(axis=0), 0).sum(axis=(1, 2, 3)))
+    np.add.at(high, layer.slot_filter, np.maximum(ends.max(axis=0), 0).sum(axis=(1, 2, 3)))
+    return int(low.min(initial=0)), int(high.max(initial=0))
+
+
+class LayerEngine(wiring.Component):
+    """A weighted layer as a pipeline: window and weights, array, scheduler, requantizer.
+
+    Nothing in it multiplies. It works on windows without a pause as long as pixels arrive and
+    results leave in time, over the edges of rows and images too: its busy cycles for an image
+    are :attr:`FoldedLayer.cycles`, and with enough input it starts an image every so many.
+
+    Cost: the sum of the parts. Latency: an output pixel leaves ``latency`` cycles after the
+    last word of its window left the window buffer. Throughput: an output pixel every
+    :attr:`FoldedLayer.cycles_per_pixel` cycles.
+
+    Parameters
+    ----------
+    folded : FoldedLayer
+        The layer, what feeds it, and how it is folded.
+    register : bool
+        A register behind each ROM, see :class:`~flightrtl.gateware.weights.RomStream`.
+
+    Members
+    -------
+    i : In(stream) of the source's activation
+        The input map by row, column, channel.
+    o : Out(stream) of the layer's activation
+        The output map by row, column, filter.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+        layer, source, folding = folded.layer, folded.source, folded.folding
+        self.folded = folded
+        low, high = inverted_range(layer, source.format)
+        width = signed_bits(low, high)
+        self.window = SlidingWindow(
+            shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
+            simd=folding.simd, column=folding.column, passes=folded.passes, format=source.format)
+        self.weights = WeightBuffer(folded, register=register)
+        self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
+                             activation=source.format, term=layer.format)
+        self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width)
+        bias = layer.bias + negative_terms(layer)
+        self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),
+                                       shift=layer.shift.tolist(), output=layer.output,
+                                       register=register)
+        self.buffer = StreamBuffer(activation_shape(layer.output))
+        # Array; the first slot's place in the chain; scheduler; requantizer; buffer.
+        self.latency = self.array.latency + folding.lanes + 1 + 3 + 1
+        super().__init__({
+            "i": In(stream.Signature(activation_shape(source.format))),
+            "o": Out(stream.Signature(activation_shape(layer.output))),
+        })
+
+    def compute(self, images: ArrayLike) -> IntArray:
+        """Maps (n, height, width, filters) of (n, height, width, channels) inputs.
+
+        Goes the hardware's way: words, inverted products, passes, drain.
+        """
+        folded, layer = self.folded, self.folded.layer
+        words = self.window.compute(images)
+        n, rows, columns = words.shape[:3]
+        terms = folded.words_of_terms.reshape(folded.passes, folded.words, -1,
+                                              folded.folding.simd)
+        pixels = words.reshape(-1, folded.words, folded.folding.simd)
+        sums = [self.array.compute(pixel, one_pass) for pixel in pixels for one_pass in terms]
+        filters = self.scheduler.compute(np.array(sums).ravel().tolist())
+        return self.requantizer.compute(filters).reshape(n, rows, columns, layer.filters)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.window = window = self.window
+        m.submodules.weights = weights = self.weights
+        m.submodules.array = array = self.array
+        m.submodules.scheduler = scheduler = self.scheduler
+        m.submodules.requantizer = requantizer = self.requantizer
+        m.submodules.buffer = buffer = self.buffer
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        m.d.comb += [
+            array.i.valid.eq(window.o.valid & weights.o.valid),
+            window.o.ready.eq(array.i.ready & weights.o.valid),
+            weights.o.ready.eq(array.i.ready & window.o.valid),
+            array.i.payload.activations.eq(window.o.payload.activations),
+            array.i.payload.terms.eq(weights.o.payload),
+            array.i.payload.last.eq(window.o.payload.last),
+        ]
+        wiring.connect(m, array.o, scheduler.i)
+        wiring.connect(m, scheduler.o, requantizer.i)
+        wiring.connect(m, requantizer.o, buffer.i)
+        wiring.connect(m, buffer.o, wiring.flipped(self.o))
+        return m
+
+
+class ConvolutionEngine(LayerEngine):
+    """A convolution, see :class:`LayerEngine`."""
+
+    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+        if not isinstance(folded.layer, Convolution):
+            raise TypeError(f"layer must be a Convolution, not {folded.layer!r}")
+        super().__init__(folded, register=register)
+
+
+class DenseEngine(LayerEngine):
+    """A dense layer: one window that covers the whole map, see :class:`LayerEngine`."""
+
+    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+        if not isinstance(folded.layer, Dense):
+            raise TypeError(f"layer must be a Dense, not {folded.layer!r}")
+        super().__init__(folded, register=register)

@@ -1,0 +1,115 @@
+"""A whole network: the pipeline of engines for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amaranth import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+from numpy.typing import ArrayLike
+
+from ..formats import IntArray
+from ..model import Convolution, Dense, Layer, MaxPool, Model, SumPool, TensorType, WeightedLayer
+from .argmax import Argmax
+from .engine import ConvolutionEngine, DenseEngine, LayerEngine
+from .folding import FoldedLayer, Folding
+from .pe import activation_shape
+from .pool import MaxPooling, SumPooling
+
+__all__ = ["Network"]
+
+Stage = LayerEngine | MaxPooling | SumPooling
+
+
+def _stage(layer: Layer, source: TensorType, folding: Folding | None, register: bool) -> Stage:
+    """The component that computes one layer."""
+    if isinstance(layer, WeightedLayer):
+        if folding is None:
+            raise ValueError(f"layer {layer.name!r} needs a folding")
+        folded = FoldedLayer(layer, source, folding)
+        if isinstance(layer, Dense):
+            return DenseEngine(folded, register=register)
+        if isinstance(layer, Convolution):
+            return ConvolutionEngine(folded, register=register)
+    if isinstance(layer, SumPool):
+        return SumPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
+                          bias=layer.bias, shift=layer.shift, format=source.format,
+                          output=layer.output)
+    if isinstance(layer, MaxPool):
+        return MaxPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
+                          format=source.format)
+    raise TypeError(f"no gateware for {layer!r}")
+
+
+class Network(wiring.Component):
+    """A model as a pipeline of stream components, all layers at work at the same time.
+
+    Images may follow each other without a gap. The slowest layer sets the pace: an image every
+    ``max(FoldedLayer.cycles)`` cycles, or as many as it has values, if that is more.
+
+    Cost: the sum of the engines. Latency and throughput: those of the planner's report.
+
+    Parameters
+    ----------
+    model : Model
+        The network, checked.
+    foldings : mapping of str to Folding
+        For each convolution and dense layer, by name.
+    weight_register : bool
+        A register behind each ROM: free on ECP5 and needed for its clock; off on iCE40, see
+        :class:`~flightrtl.gateware.weights.RomStream`.
+
+    Members
+    -------
+    i : In(stream) of the input's activation
+        Images by row, column, channel.
+    o : Out(stream) of struct
+        ``logit``, one after the other; ``last``: 1 on an image's last logit; ``winner``: valid
+        on that transfer, the index of the greatest logit (the first of equal ones).
+
+    Raises
+    ------
+    ValueError
+        If a layer has no folding, a folding no layer, or a folding does not fit its layer.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, model: Model, foldings: Mapping[str, Folding], *,
+                 weight_register: bool = False) -> None:
+        unknown = set(foldings) - {layer.name for layer in model.layers
+                                   if isinstance(layer, WeightedLayer)}
+        if unknown:
+            raise ValueError(f"no layer with weights is called {', '.join(sorted(unknown))}")
+        self.model = model
+        self.stages = {layer.name: _stage(layer, model.source(layer), foldings.get(layer.name),
+                                          weight_register)
+                       for layer in model.layers}
+        self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
+        super().__init__({
+            "i": In(stream.Signature(activation_shape(model.input.format))),
+            "o": Out(self.argmax.o.signature),
+        })
+
+    def compute(self, images: ArrayLike) -> IntArray:
+        """Logits (n, classes) of (n, height, width, channels) images, stage by stage."""
+        values: Any = images
+        for stage in self.stages.values():
+            values = stage.compute(values)
+        return values.reshape(len(values), -1)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        before = wiring.flipped(self.i)
+        for name, stage in self.stages.items():
+            m.submodules[name] = stage
+            wiring.connect(m, before, stage.i)
+            before = stage.o
+        m.submodules.argmax = self.argmax
+        wiring.connect(m, before, self.argmax.i)
+        wiring.connect(m, self.argmax.o, wiring.flipped(self.o))
+        return m
