@@ -65,26 +65,27 @@ def check(model: Model) -> list[str]:
 
     Each problem names the layer, what is wrong and what to do about it.
     """
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, not {show(model)}")
     problems: list[str] = []
     if not (isinstance(model.name, str) and _MODEL_NAME.fullmatch(model.name)
             and len(model.name) <= LIMITS.name):
         problems.append(f"model: the name {show(model.name)} must be 1 to {LIMITS.name} letters, "
                         "digits and any of '_.-', starting with a letter or digit: rename it")
-    problems += json_problems(model.provenance, "provenance")
-    if not isinstance(model.provenance, Mapping):
-        problems.append(f"provenance: must be a mapping, not {show(model.provenance)}")
+    if isinstance(model.provenance, Mapping):
+        problems += json_problems(dict(model.provenance), "provenance")
+    else:
+        problems.append(f"provenance: must be a mapping, not {show(model.provenance)}: correct it")
     source = _check_tensor(problems, "input", model.input)
     if not isinstance(model.layers, tuple) or not 1 <= len(model.layers) <= LIMITS.layers:
-        problems.append(f"model: layers must be a tuple of 1 to {LIMITS.layers} layers")
+        problems.append(f"model: layers must be a tuple of 1 to {LIMITS.layers} layers: add or "
+                        "remove some")
         return problems
-    _check_chain(problems, model.layers)
+    broken = _check_chain(problems, model.layers)
     weights = 0
     for index, layer in enumerate(model.layers):
-        start = len(problems)
-        source, used = _check_layer(problems, index, layer, source)
+        source, used = _check_layer(problems, index, layer, None if index in broken else source)
         weights += used
-        if len(problems) > start:
-            source = None
     if weights > LIMITS.weights:
         problems.append(f"model: {weights} weights and terms, more than the supported "
                         f"{LIMITS.weights}: use fewer filters or pool before the large layer")
@@ -105,7 +106,7 @@ def _check_tensor(problems: list[str], where: str, tensor: object) -> TensorType
     if isinstance(tensor, Unread):
         return None
     if not isinstance(tensor, TensorType):
-        problems.append(f"{where}: must be a TensorType, not {show(tensor)}")
+        problems.append(f"{where}: must be a TensorType, not {show(tensor)}: correct it")
         return None
     if (check_numbers(problems, where, "shape (height, width, channels)", tensor.shape, 3, 1,
                        LIMITS.map_values)
@@ -114,13 +115,14 @@ def _check_tensor(problems: list[str], where: str, tensor: object) -> TensorType
                         f"{LIMITS.map_values} values: use smaller or fewer maps")
     if not isinstance(tensor.format, ActivationFormat):
         problems.append(f"{where}: the format must be an ActivationFormat, not "
-                        f"{show(tensor.format)}")
+                        f"{show(tensor.format)}: correct it")
     check_number(problems, where, "scale", tensor.scale, -LIMITS.scale, LIMITS.scale)
     return tensor if len(problems) == start else None
 
 
-def _check_chain(problems: list[str], layers: tuple[Any, ...]) -> None:
-    """Names and edges: each layer takes the result of the one before it."""
+def _check_chain(problems: list[str], layers: tuple[Any, ...]) -> set[int]:
+    """Names and edges: each layer takes the result of the one before it. Those that do not."""
+    broken = set()
     names = [getattr(layer, "name", None) for layer in layers]
     before = INPUT
     for index, layer in enumerate(layers):
@@ -136,12 +138,16 @@ def _check_chain(problems: list[str], layers: tuple[Any, ...]) -> None:
         if inputs is None and isinstance(layer, Unread):
             pass
         elif not isinstance(inputs, tuple) or not all(isinstance(edge, str) for edge in inputs):
-            problems.append(f"{where}: inputs must be a tuple of layer names, not {show(inputs)}")
+            broken.add(index)
+            problems.append(f"{where}: inputs must be a tuple of layer names, not {show(inputs)}: "
+                            "correct it")
         elif inputs != (before,):
+            broken.add(index)
             problems.append(f"{where}: {_edge_problem(inputs, names, index)}: give the layers in "
                             f"order, each with the one before as its only input (here "
                             f"{show(before)})")
         before = name if isinstance(name, str) else "?"
+    return broken
 
 
 def _edge_problem(inputs: tuple[str, ...], names: list[Any], index: int) -> str:
@@ -164,43 +170,51 @@ def _check_layer(problems: list[str], index: int, layer: Any,
         return None, 0
     where = f"layer {show(getattr(layer, 'name', index))}"
     start = len(problems)
-    used = 0
     if type(layer) not in LAYER_TYPES.values():
         problems.append(f"{where}: unsupported layer type {show(type(layer).__name__)}: use "
                         + " or ".join(LAYER_TYPES))
         return None, 0
+    used: int | None = 0
     if isinstance(layer, WeightedLayer):
         used = check_weights(problems, where, layer)
+        sized = used is not None
     else:
-        check_numbers(problems, where, "kernel (rows, columns)", layer.kernel, 2, 1, LIMITS.side)
+        sized = check_numbers(problems, where, "kernel (rows, columns)", layer.kernel, 2, 1,
+                              LIMITS.side)
     if isinstance(layer, (MaxPool, Convolution)):
-        check_numbers(problems, where, "stride (down, across)", layer.stride, 2, 1, LIMITS.side)
-    if isinstance(layer, Convolution) and check_numbers(
-            problems, where, "padding (top, bottom, left, right)", layer.padding, 4, 0,
-            LIMITS.side) and len(problems) == start:
-        for amount, side, size in zip(layer.padding, ("top", "bottom", "left", "right"),
-                                      np.repeat(layer.kernel, 2), strict=True):
+        sized &= check_numbers(problems, where, "stride (down, across)", layer.stride, 2, 1,
+                               LIMITS.side)
+    if isinstance(layer, Convolution):
+        sized &= check_numbers(problems, where, "padding (top, bottom, left, right)",
+                               layer.padding, 4, 0, LIMITS.side)
+        for side, amount, size in zip(("top", "bottom", "left", "right"), layer.padding,
+                                      np.repeat(layer.kernel, 2), strict=True) if sized else ():
             if amount >= size:
-                problems.append(f"{where}: {amount} rows or columns of padding at the {side} need "
-                                f"a kernel of more than {size} there: use less padding")
+                problems.append(f"{where}: padding of {amount} at the {side} needs a kernel of "
+                                f"more than {amount} in that direction, not {size}: use less "
+                                "padding or a larger kernel")
     if isinstance(layer, (WeightedLayer, SumPool)):
         if not isinstance(layer.output, ActivationFormat):
             problems.append(f"{where}: the output must be an ActivationFormat, not "
-                            f"{show(layer.output)}")
+                            f"{show(layer.output)}: correct it")
         check_number(problems, where, "the output scale", layer.output_scale, -LIMITS.scale,
-                      LIMITS.scale)
+                     LIMITS.scale)
     if isinstance(layer, SumPool):
         half = 1 << LIMITS.accumulator_bits - 1
         check_number(problems, where, "bias", layer.bias, -half, half - 1)
         check_number(problems, where, "shift", layer.shift, 0, LIMITS.shift)
-    if source is None or len(problems) > start:
-        return None, used
-    return _check_fit(problems, where, layer, source), used
+    if sized and source is not None:
+        source = _check_fit(problems, where, layer, source, healthy=len(problems) == start)
+        return source, used or 0
+    return None, used or 0
 
 
 def _check_fit(problems: list[str], where: str, layer: Any,
-               source: TensorType) -> TensorType | None:
-    """The type of the result of a layer that is right in itself, if it fits on ``source``."""
+               source: TensorType, *, healthy: bool) -> TensorType | None:
+    """The type of the result of a layer, if that fits on ``source``.
+
+    ``healthy`` if nothing else is wrong with the layer, so that its sums can be bounded.
+    """
     start = len(problems)
     height, width, channels = source.shape
     if isinstance(layer, WeightedLayer) and layer.channels != channels:
@@ -220,8 +234,11 @@ def _check_fit(problems: list[str], where: str, layer: Any,
         return None
     form, scale = source.format, source.scale
     if isinstance(layer, (WeightedLayer, SumPool)):
-        check_accumulator(problems, where, layer, form)
-        form, scale = layer.output, layer.output_scale
+        if healthy:
+            check_accumulator(problems, where, layer, form)
+        # A broken format is replaced by one that causes no problems further down.
+        form = layer.output if isinstance(layer.output, ActivationFormat) else ActivationFormat(1)
+        scale = 0
     return _check_tensor(problems, where, TensorType(layer.output_shape(source.shape), form, scale))
 
 

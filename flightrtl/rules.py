@@ -7,7 +7,6 @@ it finds to a list of problems.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +59,7 @@ def json_problems(value: object, where: str, depth: int = 0) -> list[str]:
     if depth == LIMITS.provenance_depth:
         return [f"{where[:200]}: nested more than {depth} deep: flatten it"]
     found = []
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or json_problems(key, where):
                 found.append(f"{where}: the key {show(key)} must be text: rename it")
@@ -71,7 +70,7 @@ def json_problems(value: object, where: str, depth: int = 0) -> list[str]:
             found += json_problems(item, f"{where}[{index}]", depth + 1)
         return found
     return [f"{where}: {show(value)} must be text, a number, a truth value, None, a list or a "
-            "mapping: convert it"]
+            "dict: convert it"]
 
 
 def check_numbers(problems: list[str], where: str, what: str, value: object, count: int,
@@ -99,14 +98,17 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def check_weights(problems: list[str], where: str, layer: WeightedLayer) -> int:
-    """What is wrong with terms, k, bias, shift and scale; how many weights and terms there are."""
+def check_weights(problems: list[str], where: str, layer: WeightedLayer) -> int | None:
+    """What is wrong with terms, k, bias, shift and scale; how many weights and terms there are.
+
+    None if the dimensions of the layer are not known.
+    """
     k = layer.k
-    if not isinstance(k, tuple) or not k or not all(_is_integer(n) and 0 <= n <= LIMITS.k
-                                                    for n in k):
-        problems.append(f"{where}: k must be one integer from 0 to {LIMITS.k} for each of at "
-                        f"least one filter, not {show(k)}: correct it")
-        return 0
+    if not (isinstance(k, tuple) and 1 <= len(k) <= LIMITS.side
+            and all(_is_integer(n) and 0 <= n <= LIMITS.k for n in k)):
+        problems.append(f"{where}: k must be one integer from 0 to {LIMITS.k} for each of 1 to "
+                        f"{LIMITS.side} filters, not {show(k)}: correct it")
+        return None
     for what, low, high in (("bias", -(1 << LIMITS.accumulator_bits - 1),
                              (1 << LIMITS.accumulator_bits - 1) - 1),
                             ("shift", 0, LIMITS.shift), ("scale", -LIMITS.scale, LIMITS.scale)):
@@ -123,10 +125,13 @@ def check_weights(problems: list[str], where: str, layer: WeightedLayer) -> int:
             and min(terms.shape[1:]) >= 1):
         problems.append(f"{where}: terms must be an array of uint8 of 4 dimensions (slots, rows, "
                         f"columns, channels), not {_kind(terms)}")
-        return 0
-    if max(terms.shape[1:3]) > LIMITS.side:
-        problems.append(f"{where}: a kernel of {terms.shape[1]} x {terms.shape[2]} is larger than "
-                        f"the supported {LIMITS.side}: use a smaller one")
+        return None
+    used = (len(k) + terms.shape[0]) * math.prod(terms.shape[1:])
+    if max(terms.shape[1:]) > LIMITS.side or used > LIMITS.weights:
+        problems.append(f"{where}: terms of shape {terms.shape} for {len(k)} filters are larger "
+                        f"than the supported {LIMITS.side} on a side and {LIMITS.weights} weights "
+                        "and terms: use a smaller layer")
+        return None
     if sum(k) != terms.shape[0]:
         problems.append(f"{where}: k adds up to {sum(k)}, but there are {terms.shape[0]} slots of "
                         "terms: each filter owns k of them")
@@ -138,7 +143,7 @@ def check_weights(problems: list[str], where: str, layer: WeightedLayer) -> int:
     elif np.any(terms == layer.format.negative_zero):
         problems.append(f"{where}: a term code is {layer.format.negative_zero} (minus zero), which "
                         "is not allowed: zero is code 0")
-    return (len(k) + terms.shape[0]) * math.prod(terms.shape[1:])
+    return used
 
 
 def _kind(values: object) -> str:
@@ -148,15 +153,21 @@ def _kind(values: object) -> str:
 
 def _filter_sums(layer: WeightedLayer) -> tuple[IntArray, IntArray]:
     """Sums of the positive and of the negative weights of each filter that has terms."""
-    positive, negative = [np.int64(0)], [np.int64(0)]
-    slot = 0
-    for k in layer.k:
-        if k:
-            weights = layer.format.decode(layer.terms[slot:slot + k]).sum(axis=0)
-            positive.append(np.maximum(weights, 0).sum())
-            negative.append(np.minimum(weights, 0).sum())
-        slot += k
-    return np.array(positive), np.array(negative)
+    codes = np.arange(2 << layer.format.exponent_bits)
+    codes[layer.format.negative_zero] = 0
+    values = layer.format.decode(codes).astype(np.int32)
+    k = np.array([number for number in layer.k if number], np.int64)
+    ends = np.cumsum(k)
+    positive, negative = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
+    # In pieces: the weights take more room than the codes.
+    step = max(1, (1 << 20) // (layer.taps * max(1, int(k.max(initial=1)))))
+    for start in range(0, len(k), step):
+        slots = slice(int(ends[start] - k[start]), int(ends[start:start + step][-1]))
+        first = np.cumsum(k[start:start + step]) - k[start:start + step]
+        weights = np.add.reduceat(values[layer.terms[slots]], first, axis=0, dtype=np.int64)
+        positive.append(np.maximum(weights, 0).sum(axis=(1, 2, 3)))
+        negative.append(np.minimum(weights, 0).sum(axis=(1, 2, 3)))
+    return np.concatenate(positive), np.concatenate(negative)
 
 
 def check_accumulator(problems: list[str], where: str, layer: WeightedLayer | SumPool,
