@@ -1,0 +1,391 @@
+"""From a request to a bitstream and its report, or to a message that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.build.run import BuildPlan, LocalBuildProducts
+
+from . import __version__, boards, modelfile
+from .boards import Board
+from .errors import BuildError
+from .files import atomic_path, atomic_write
+from .gateware import Network
+from .gateware.top import Top
+from .implement import FAMILIES, DoesNotFit, Implementation, Usage, implement
+from .model import Model
+from .planner import Plan, plan
+from .progress import Progress
+from .report import RESOURCES, LayerReport, Report
+from .toolchain import find, run, without_amaranth_overrides
+
+__all__ = ["Request", "build", "estimate", "program", "write_verilog"]
+
+_RETRIES = 3
+"""Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
+
+_CACHE = "cache.json"
+_LOGS = ("yosys.log", "nextpnr.log", "pack.log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Parameters
+    ----------
+    model, board : str
+        Name or file.
+    frequency : float, optional
+        Clock of the design, MHz; the board's own if None.
+    target_rate : float, optional
+        Inferences per second that are enough; as fast as possible if None.
+    seeds : int, optional
+        Place-and-route tries, of which the fastest is kept; if None, as many as it takes, up
+        to four.
+    output : Path, optional
+        Where the products go; ``build/<board>/<model>`` if None.
+    """
+
+    model: str = "mnist"
+    board: str = "ice40"
+    frequency: float | None = None
+    target_rate: float | None = None
+    seeds: int | None = None
+    output: Path | None = None
+
+
+class _Job:
+    """A request with its model and board read and checked."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.board: Board = boards.load(request.board)
+        self.model: Model = modelfile.load(request.model)
+        self.sha256 = modelfile.sha256(request.model)
+        self.output = request.output or Path("build", self.board.name, self.model.name)
+
+    def plan(self, progress: Progress) -> Plan:
+        """Choose the foldings."""
+        progress.step(f"planning {self.model.name} for {self.board.name}")
+        chosen = plan(self.model, self.board, frequency=self.request.frequency,
+                      target_rate=self.request.target_rate)
+        progress.done(f"{chosen.inferences_per_second:,.0f} inferences per second "
+                      f"at {chosen.clock_mhz:g} MHz")
+        return chosen
+
+    def owner(self, cell: str) -> str:
+        """The layer, or other part of the design, that a cell is counted for."""
+        parts = cell.split(".")
+        if len(parts) < 2:
+            return "top"
+        if parts[0] == "network":
+            names = [layer.name for layer in self.model.layers if layer.name == parts[1]]
+            return names[0] if names else "network"
+        return parts[0]
+
+
+def estimate(request: Request, progress: Progress) -> Report:
+    """The plan and its cost, without any tool.
+
+    Raises
+    ------
+    UserError
+        If the request is wrong.
+    BuildError
+        If the model does not fit.
+    """
+    job = _Job(request)
+    return _report(job, job.plan(progress), _library_versions(), None)
+
+
+def build(request: Request, progress: Progress) -> tuple[str, str]:
+    """Make the bitstream, or find that it is already there.
+
+    Returns
+    -------
+    (str, str)
+        The report as JSON and as text, which are also in the output folder.
+
+    Raises
+    ------
+    UserError
+        If the request is wrong.
+    BuildError
+        If it does not fit, is too slow, or a tool is missing or fails.
+    """
+    job = _Job(request)
+    family = FAMILIES[job.board.family]
+    tools = {name: find(name) for name in family.tools}
+    versions = _library_versions() | {tool.name: tool.version for tool in tools.values()}
+    # Two keys: the request's is known at once, the design's only after elaboration, but it
+    # stays the same when nothing changed that matters to the hardware.
+    request_key = _digest({
+        "model": job.sha256, "board": dataclasses.asdict(job.board), "versions": versions,
+        "frequency": request.frequency, "target_rate": request.target_rate,
+        "seeds": request.seeds, "sources": _source_digest(),
+        "output": str(job.output.resolve())})
+    cache = _Cache.read(job.output)
+    if cache.holds(request=request_key):
+        progress.note(f"unchanged, cached in {job.output}")
+        return ((job.output / "report.json").read_text(encoding="utf-8"),
+                (job.output / "report.txt").read_text(encoding="utf-8"))
+
+    chosen = job.plan(progress)
+    progress.step("elaborating")
+    platform: Any = job.board.make_platform()
+    with without_amaranth_overrides():
+        build_plan: BuildPlan = platform.build(
+            Top(job.model, chosen, job.board), name="top", do_build=False, emit_src=False,
+            verbose=True, synth_opts=job.board.synth_opts, nextpnr_opts=job.board.nextpnr_opts)
+    progress.done()
+    seed = job.board.seed
+    seeds = range(seed, seed + (request.seeds or 1))
+    retry = range(seed + 1, seed + 1 + _RETRIES) if request.seeds is None else range(0)
+    design_key = _digest({
+        "design": build_plan.digest().hex(), "tools": versions, "clock": chosen.clock_mhz,
+        "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings)})
+
+    if cache.holds(design=design_key):
+        progress.note(f"same design, bitstream cached in {job.output}")
+        result = cache.implementation(job.output)
+        return _publish(job, chosen, versions, result, request_key, design_key, None)
+    with _work_folder(job.output) as work:
+        try:
+            result = implement(
+                build_plan, family=family, tools=tools, folder=work, seeds=seeds, retry=retry,
+                clock_mhz=chosen.clock_mhz, owner=job.owner, progress=progress)
+        except BuildError as error:
+            kept = _keep_logs(work, job.output)
+            if isinstance(error, DoesNotFit):
+                largest = max(chosen.layers, key=lambda layer: layer.cost.lut4)
+                error = BuildError(str(error), layer=largest.name,
+                                   knob="fewer lanes (a lower --target-rate) or a larger --board")
+            error.args = (f"{error.args[0]}\n  logs: {kept}",)
+            raise error from None
+        _keep_logs(work, job.output)
+        return _publish(job, chosen, versions, result, request_key, design_key, work)
+
+
+def write_verilog(request: Request, path: Path, progress: Progress) -> None:
+    """Write the planned network, without the board's pins and clock, as one Verilog module.
+
+    Its name is ``flightrtl_`` and the model's; its ports are those of
+    :class:`~flightrtl.gateware.Network`, ``clk`` and ``rst``.
+    """
+    job = _Job(request)
+    yosys = find("yosys")
+    chosen = job.plan(progress)
+    progress.step("elaborating")
+    name = "flightrtl_" + re.sub(r"\W", "_", job.model.name)
+    text = rtlil.convert(_network(job, chosen), name=name, emit_src=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    progress.step(f"writing {path}")
+    with _work_folder(path.parent) as work:
+        (work / "network.il").write_text(text, encoding="utf-8")
+        # As Amaranth converts to Verilog, but on files: a here-document of this size is slow.
+        (work / "network.ys").write_text(
+            "read_rtlil network.il\nproc -nomux -norom\nmemory_collect\n"
+            "attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy\n"
+            "attrmap -modattr -remove generator -remove top -remove amaranth.hierarchy\n"
+            "write_verilog -norename network.v\n", encoding="utf-8")
+        run(yosys, ["network.ys"], folder=work, log="yosys.log", progress=progress)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(work / "network.v", temporary)
+    progress.done()
+
+
+def program(request: Request, progress: Progress) -> None:
+    """Load the bitstream of a finished build into the board, with the platform's programmer."""
+    job = _Job(request)
+    platform: Any = job.board.make_platform()
+    progress.step(f"programming {job.board.name}")
+    try:
+        platform.toolchain_program(LocalBuildProducts(str(job.output)), "top")
+    except NotImplementedError as error:
+        raise BuildError(f"amaranth_boards cannot program {job.board.name}",
+                         knob=f"load {job.output / FAMILIES[job.board.family].bitstream} with "
+                              "the board's own programmer") from error
+    except FileNotFoundError as error:
+        raise BuildError(f"the programmer {error.filename!r} is not installed",
+                         knob="install it, or load the bitstream in another way") from error
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"the programmer failed (status {error.returncode})",
+                         knob="is the board connected, and may you use its USB port?") from error
+    progress.done()
+
+
+def _network(job: _Job, chosen: Plan) -> Network:
+    return Network(job.model, chosen.foldings, weight_register=job.board.weight_register)
+
+
+def _library_versions() -> dict[str, str]:
+    packages = ("amaranth", "amaranth-boards", "numpy")
+    return {package: metadata.version(package) for package in packages} | {
+        "flightrtl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _source_digest() -> str:
+    """Hash of this package's source."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """A private folder in ``output`` that is gone afterwards, whatever happens."""
+    missing = [folder for folder in (output, *output.parents) if not folder.exists()]
+    output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".work-", dir=output))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in missing:  # innermost first; what has something in it stays
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+
+def _keep_logs(work: Path, output: Path) -> str:
+    kept = [name for name in _LOGS if (work / name).exists()]
+    for name in kept:
+        os.replace(work / name, output / name)
+    return ", ".join(str(output / name) for name in kept) or "none"
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """What an output folder was built from, with the hashes of the files in it."""
+
+    folder: Path
+    data: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Cache:
+        try:
+            data = json.loads((folder / _CACHE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            data = {}
+        return cls(folder, data if isinstance(data, dict) else {})
+
+    def holds(self, **keys: str) -> bool:
+        """Whether the folder was built from these keys and nobody changed its files since."""
+        if any(self.data.get(name) != key for name, key in keys.items()):
+            return False
+        files = self.data.get("files")
+        return isinstance(files, dict) and bool(files) and all(
+            _file_digest(self.folder / name) == digest for name, digest in files.items())
+
+    def implementation(self, folder: Path) -> Implementation:
+        """The result of place and route that the files came from."""
+        kept = self.data["implementation"]
+        return Implementation(
+            bitstream=folder / kept["bitstream"], seed=kept["seed"], fmax_mhz=kept["fmax_mhz"],
+            resources={name: Usage(**usage) for name, usage in kept["resources"].items()},
+            parts=kept["parts"],
+            critical=tuple(kept["critical"]),
+            tries={int(seed): fmax for seed, fmax in kept["tries"].items()})
+
+
+def _file_digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Implementation,
+             request_key: str, design_key: str, work: Path | None) -> tuple[str, str]:
+    """Put the products into the output folder: each file complete, the cache's note last."""
+    report = _report(job, chosen, versions, result)
+    texts = {"report.json": json.dumps(report.as_json(), indent=2) + "\n",
+             "report.txt": report.as_text(), "report.svg": report.as_svg()}
+    name = result.bitstream.name
+    (job.output / _CACHE).unlink(missing_ok=True)
+    if work is not None:
+        os.replace(result.bitstream, job.output / name)
+    for file_name, text in texts.items():
+        with atomic_write(job.output / file_name) as file:
+            file.write(text)
+    files = {file_name: _file_digest(job.output / file_name) for file_name in (name, *texts)}
+    kept = dataclasses.asdict(result) | {"bitstream": name}
+    with atomic_write(job.output / _CACHE) as file:
+        json.dump({"request": request_key, "design": design_key, "files": files,
+                   "implementation": kept}, file, indent=1)
+    return texts["report.json"], texts["report.txt"]
+
+
+def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
+            result: Implementation | None) -> Report:
+    names = [layer.name for layer in chosen.layers]
+    if result is None:
+        parts: Mapping[str, Mapping[str, int]] = {
+            name: _rounded(cost) for name, cost in
+            [*((layer.name, layer.cost) for layer in chosen.layers), *chosen.overhead.items()]}
+    else:
+        parts = result.parts
+    have = dataclasses.asdict(job.board.resources)
+    total = _rounded(chosen.cost)
+    report = Report(
+        model=job.model.name, sha256=job.sha256, accuracy=_accuracy(job.model.provenance),
+        layers=[LayerReport(
+            name=layer.name, type=layer.type, dataflow=layer.dataflow, lanes=layer.lanes,
+            simd=layer.simd, pixels=layer.pixels, terms=layer.terms, cycles=layer.cycles,
+            utilization=layer.utilization, k_histogram=layer.k_histogram,
+            resources=_every(parts.get(layer.name, {}))) for layer in chosen.layers],
+        other={name: _every(parts[name]) for name in sorted(parts) if name not in names},
+        board=job.board.name, device=job.board.device, tools=versions,
+        clock_mhz=float(chosen.clock_mhz), cycles_per_inference=chosen.cycles_per_inference,
+        latency_cycles=chosen.latency_cycles,
+        estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES})
+    if result is None:
+        return report
+    return dataclasses.replace(
+        report, resources={key: usage.as_json() for key, usage in result.resources.items()},
+        fmax_mhz=result.fmax_mhz, seed=result.seed, tries=result.tries,
+        critical_path=_ends(result.critical, job.owner),
+        bitstream=str((job.output / result.bitstream.name).resolve()))
+
+
+def _rounded(cost: Any) -> dict[str, int]:
+    return {key: round(getattr(cost, key)) for key in RESOURCES}
+
+
+def _every(counts: Mapping[str, int]) -> dict[str, int]:
+    return {key: counts.get(key, 0) for key in RESOURCES}
+
+
+def _ends(cells: Sequence[str], owner: Callable[[str], str]) -> tuple[str, str] | None:
+    start, end = cells
+    return (owner(start), owner(end)) if start else None
+
+
+def _accuracy(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    found = provenance.get("accuracy", provenance)
+    found = found if isinstance(found, Mapping) else {}
+    return {key: found.get(key) for key in ("dataset", "images", "top1")}

@@ -1,0 +1,294 @@
+"""From Amaranth's build plan to a bitstream that is known to meet its timing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amaranth.build.run import BuildPlan
+
+from .errors import BuildError
+from .progress import Progress
+from .toolchain import Tool, run
+
+__all__ = ["FAMILIES", "DoesNotFit", "Family", "Implementation", "Usage", "implement",
+           "plan_commands"]
+
+_NO_ROOM = re.compile("no B[Ee][Ll]s remaining|[Uu]nable to (find a )?place|"
+                      "Failed to expand region")
+_TOLERANCE = 1e-3  # nextpnr keeps clock periods in whole picoseconds
+
+
+class DoesNotFit(BuildError):
+    """The design needs more of the device than there is."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much of a resource is used, and how much there is."""
+
+    used: int
+    available: int
+
+    def as_json(self) -> dict[str, int]:
+        """As in ``report.json``."""
+        return {"used": self.used, "available": self.available}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What nextpnr calls things in a device family, and the tools that build for it."""
+
+    tools: tuple[str, str, str]
+    lut4: str
+    ff: str
+    bram: str
+    spram: str
+    dsp: str
+    bitstream: str
+
+    def resource(self, cell: Mapping[str, Any]) -> list[str]:
+        """Resources that a placed cell of nextpnr's netlist takes."""
+        kind = cell["type"]
+        if kind == self.lut4 == self.ff:  # one cell holds both
+            packed = int(cell["parameters"].get("DFF_ENABLE", "0"), 2)
+            return ["lut4", "ff"] if packed else ["lut4"]
+        return [name for name in ("lut4", "ff", "bram", "spram", "dsp")
+                if getattr(self, name) == kind]
+
+
+FAMILIES: Mapping[str, Family] = {
+    "ice40": Family(("yosys", "nextpnr-ice40", "icepack"), "ICESTORM_LC", "ICESTORM_LC",
+                    "ICESTORM_RAM", "ICESTORM_SPRAM", "ICESTORM_DSP", "top.bin"),
+    "ecp5": Family(("yosys", "nextpnr-ecp5", "ecppack"), "TRELLIS_COMB", "TRELLIS_FF",
+                   "DP16KD", "", "MULT18X18D", "top.bit"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """A placed and routed design.
+
+    Parameters
+    ----------
+    bitstream : Path
+        In the build folder.
+    seed : int
+        Of the run that was kept.
+    fmax_mhz : float
+        What its slowest clock of the intended frequency could do.
+    resources : mapping of str to Usage
+        ``lut4``, ``ff``, ``bram``, ``spram``, ``dsp``.
+    parts : mapping of str to mapping of str to int
+        The same resources by part of the design, as ``owner`` names it.
+    critical : (str, str)
+        Cells at both ends of the longest path.
+    tries : mapping of int to float
+        Fmax by seed, MHz.
+    """
+
+    bitstream: Path
+    seed: int
+    fmax_mhz: float
+    resources: Mapping[str, Usage]
+    parts: Mapping[str, Mapping[str, int]]
+    critical: tuple[str, str]
+    tries: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    seed: int
+    fmax_mhz: float
+    met: bool
+    report: Mapping[str, Any]
+    critical: tuple[str, str]
+
+
+def plan_commands(plan: BuildPlan) -> list[list[str]]:
+    """The command lines of a build plan, each starting with the name of its tool."""
+    commands: list[list[str]] = json.loads(plan.files["build_top.json"])["commands"]
+    return commands
+
+
+def implement(plan: BuildPlan, *, family: Family, tools: Mapping[str, Tool], folder: Path,
+              clock_mhz: float, seeds: Sequence[int], owner: Callable[[str], str],
+              progress: Progress, retry: Sequence[int] = ()) -> Implementation:
+    """Synthesize, place, route and pack a design, and check that it is fast enough.
+
+    Parameters
+    ----------
+    plan : BuildPlan
+        Of a design called ``top``.
+    family : Family
+        Of the device.
+    tools : mapping of str to Tool
+        By the names in ``family.tools``.
+    folder : Path
+        An existing folder in which everything happens. Logs stay there.
+    clock_mhz : float
+        What the clock of the design is meant to be.
+    seeds : sequence of int
+        Place and route with each, and keep the fastest.
+    owner : callable
+        Maps the hierarchical name of a cell to the part of the design to count it for.
+    progress : Progress
+        Where to tell what is being done.
+    retry : sequence of int
+        Seeds to try, until one is good, when none of ``seeds`` meets timing but one came close.
+
+    Raises
+    ------
+    BuildError
+        If a tool fails, timing is missed, or the clock is not constrained as intended;
+        :class:`DoesNotFit` if nextpnr finds no place for something.
+    """
+    plan.extract(str(folder))
+    commands = {command[0]: command[1:] for command in plan_commands(plan)}
+    synthesize, route, pack = family.tools
+
+    progress.step("synthesis")
+    run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
+        progress=progress)
+    progress.done("done")
+
+    best: _Attempt | None = None
+    tries: dict[int, float] = {}
+    for seed in (*seeds, *retry):
+        if seed in retry and best is not None and (
+                best.met or best.fmax_mhz < 0.93 * clock_mhz):
+            break
+        progress.step(f"place and route, seed {seed}")
+        attempt = _place(commands[route], tools[route], seed, folder, clock_mhz, progress)
+        progress.done(f"{attempt.fmax_mhz:.1f} MHz, wanted {clock_mhz:g} MHz")
+        tries[seed] = attempt.fmax_mhz
+        if best is None or (attempt.met, attempt.fmax_mhz) > (best.met, best.fmax_mhz):
+            best = attempt
+            for name in _kept(commands[route]):
+                (folder / name).replace(folder / f"best-{name}")
+    if best is None:
+        raise ValueError("seeds must not be empty")
+    if not best.met:
+        raise _missed_timing(best, tries, clock_mhz, owner)
+    for name in _kept(commands[route]):
+        (folder / f"best-{name}").replace(folder / name)
+
+    progress.step("packing the bitstream")
+    run(tools[pack], commands[pack], folder=folder, log="pack.log", progress=progress)
+    progress.done()
+    bitstream = folder / family.bitstream
+    if not bitstream.is_file() or bitstream.stat().st_size == 0:
+        raise BuildError(f"{pack} ended well and left no {family.bitstream}")
+
+    progress.step("counting cells")
+    with open(folder / "placed.json", encoding="utf-8") as file:
+        cells = json.load(file)["modules"]["top"]["cells"]
+    parts = _count(cells, family, owner)
+    progress.done()
+    return Implementation(
+        bitstream=bitstream, seed=best.seed, fmax_mhz=best.fmax_mhz,
+        resources=_usage(best.report["utilization"], parts, family), parts=parts,
+        critical=best.critical, tries=tries)
+
+
+def _kept(arguments: Sequence[str]) -> list[str]:
+    """Files of a place-and-route run that the rest of the build needs."""
+    output = next(arguments[index + 1] for index, argument in enumerate(arguments)
+                  if argument in ("--asc", "--textcfg"))
+    return [output, "timing.json", "placed.json", "nextpnr.log"]
+
+
+def _place(arguments: Sequence[str], tool: Tool, seed: int, folder: Path, clock_mhz: float,
+           progress: Progress) -> _Attempt:
+    report_file = folder / "timing.json"
+    report_file.unlink(missing_ok=True)
+    try:
+        # Missed timing gives a non-zero status too, but only after the report is written.
+        run(tool, [*arguments, "--seed", str(seed), "--report", "timing.json",
+                   "--write", "placed.json"],
+            folder=folder, log="nextpnr.log", progress=progress, allow=report_file.exists)
+    except BuildError as error:
+        if _NO_ROOM.search(str(error)):
+            raise DoesNotFit(str(error)) from None
+        raise
+    try:
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        clocks = {name: (float(clock["achieved"]), float(clock["constraint"]))
+                  for name, clock in report["fmax"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{tool.name} ended well and left no readable timing report "
+                         f"({error!r})") from error
+    ours = {name: achieved for name, (achieved, constraint) in clocks.items()
+            if abs(constraint - clock_mhz) <= _TOLERANCE * clock_mhz}
+    if not ours:
+        found = ", ".join(f"{name} {constraint:g}" for name, (_, constraint) in clocks.items())
+        raise BuildError(
+            f"no clock of the placed design is constrained to {clock_mhz:g} MHz, so its timing "
+            f"is unchecked (nextpnr has: {found or 'none'})",
+            knob="check clock.input_mhz in the board file, or ask for another --frequency")
+    slowest = min(ours, key=lambda name: ours[name])
+    met = all(achieved >= constraint * (1 - 1e-9) for achieved, constraint in clocks.values())
+    return _Attempt(seed, ours[slowest], met and ours[slowest] >= clock_mhz, report,
+                    _critical_path(report, slowest))
+
+
+def _critical_path(report: Mapping[str, Any], clock: str) -> tuple[str, str]:
+    """Cells at both ends of the longest path within a clock."""
+    for path in report.get("critical_paths", ()):
+        if path["path"] and clock in path["from"] and clock in path["to"]:
+            return path["path"][0]["from"]["cell"], path["path"][-1]["to"]["cell"]
+    return "", ""
+
+
+def _missed_timing(best: _Attempt, tries: Mapping[int, float], clock_mhz: float,
+                   owner: Callable[[str], str]) -> BuildError:
+    start, end = (owner(cell) if cell else "" for cell in best.critical)
+    path = f"; the longest path goes from {start!r} to {end!r}" if start else ""
+    lower = int(best.fmax_mhz)
+    return BuildError(
+        f"timing is missed: {best.fmax_mhz:.1f} MHz reached, {clock_mhz:g} MHz wanted "
+        f"({len(tries)} place-and-route {'try' if len(tries) == 1 else 'tries'}{path})",
+        knob=f"a lower clock (--frequency {lower}) or more tries (--seeds {2 * len(tries) + 2})")
+
+
+def _count(cells: Mapping[str, Any], family: Family,
+           owner: Callable[[str], str]) -> dict[str, dict[str, int]]:
+    """Cells of nextpnr's netlist by part of the design and resource."""
+    nets: dict[int, str] = {}
+    nameless = []
+    parts: dict[str, Counter[str]] = {}
+    for name, cell in cells.items():
+        if name.startswith("$"):
+            nameless.append(cell)
+            continue
+        part = owner(name)
+        for bit in _bits(cell):
+            nets.setdefault(bit, part)
+        parts.setdefault(part, Counter()).update(family.resource(cell))
+    for cell in nameless:  # feed-ins of carry chains and the like: they belong to a neighbour
+        part = next((nets[bit] for bit in _bits(cell) if bit in nets), owner(""))
+        parts.setdefault(part, Counter()).update(family.resource(cell))
+    return {part: dict(count) for part, count in parts.items() if count}
+
+
+def _bits(cell: Mapping[str, Any]) -> Iterable[int]:
+    for port, bits in cell["connections"].items():
+        if port not in ("CLK", "CEN", "SR", "CE", "LSR"):  # shared by the whole design
+            yield from (bit for bit in bits if isinstance(bit, int))
+
+
+def _usage(utilization: Mapping[str, Mapping[str, int]],
+           parts: Mapping[str, Mapping[str, int]], family: Family) -> dict[str, Usage]:
+    usage = {}
+    for name in ("lut4", "ff", "bram", "spram", "dsp"):
+        entry = utilization.get(getattr(family, name), {"used": 0, "available": 0})
+        used = entry["used"]
+        if name == "ff" and family.ff == family.lut4:
+            used = sum(count.get("ff", 0) for count in parts.values())
+        usage[name] = Usage(used, entry["available"])
+    return usage
