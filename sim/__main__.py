@@ -1,0 +1,139 @@
+"""``python -m sim MODEL``: images through the gateware, every logit against the golden model.
+
+Exit status: 0 if all logits and winners are those of the golden model, 1 if not, 2 if the request
+is wrong; see :mod:`flightrtl.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flightrtl.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from flightrtl.progress import Progress
+
+    from .engine import Watch
+
+__all__ = ["main"]
+
+_SHOWN = 10
+"""Mismatches that are told one by one, at most."""
+
+_ENGINES = ("python", "cxxrtl")
+_LEVELS = ("rtl", "netlist", "bitstream")
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images (1 or more)")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim", allow_abbrev=False,
+        description="Run images through the gateware of a trained network and compare every "
+                    "logit with the golden model.")
+    parser.add_argument("model", metavar="MODEL",
+                        help="bundled model, or the path of a model file")
+    parser.add_argument("--dataset", metavar="NAME",
+                        help="take images from this data set's test split (default: the sample "
+                             "images that come with flightrtl)")
+    parser.add_argument("--data", type=Path, metavar="DIR",
+                        help="folder with the data set's files (default: the user's cache, else "
+                             "a download)")
+    parser.add_argument("--images", type=_natural, default=10, metavar="N",
+                        help="number of images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, metavar="N",
+                        help="draw the images at random (default: the first ones)")
+    parser.add_argument("--engine", choices=_ENGINES, default="python",
+                        help="simulator (default: %(default)s, Amaranth's)")
+    parser.add_argument("--level", choices=_LEVELS, default="rtl",
+                        help="what is simulated (default: %(default)s)")
+    parser.add_argument("--board", default="ice40", metavar="NAME|FILE",
+                        help="board that the network is planned for (default: %(default)s)")
+    parser.add_argument("--json", action="store_true",
+                        help="print the result as JSON, and nothing else, on standard output")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.engine != "python" or options.level != "rtl":
+        raise UserError(
+            f"--engine {options.engine} --level {options.level}: this version simulates the "
+            "gateware's source with Amaranth's simulator only: --engine python --level rtl")
+    if options.seed is not None and options.seed < 0:
+        raise UserError(f"--seed must be 0 or more, not {options.seed}")
+
+    # Imported late: so --help is quick, and Ctrl-C is clean from the first moment.
+    from flightrtl import boards, modelfile, planner
+    from flightrtl.progress import Progress
+
+    from .amaranth_engine import simulate
+    from .compare import compare
+    from .images import choose
+
+    model = modelfile.load(options.model)
+    board = boards.load(options.board)
+    images, labels = choose(model, options.images, dataset=options.dataset, folder=options.data,
+                            seed=options.seed)
+    plan = planner.plan(model, board)
+    expected = plan.latency_cycles + (len(images) - 1) * plan.cycles_per_inference
+
+    progress = Progress()
+    progress.step(f"simulating {model.name} for {board.name}, {len(images)} images, about "
+                  f"{expected:,} cycles")
+    result = compare(simulate, model, plan, images, labels.astype(int),
+                     watch=_watch(progress, len(images), expected))
+    progress.done(f"{result.trace.cycles:,} cycles, {result.trace.cycles_per_second:,.0f} a "
+                  "second")
+
+    if options.json:
+        print(json.dumps(result.as_json() | {"model": model.name, "board": board.name,
+                                             "engine": options.engine, "level": options.level},
+                         indent=2))
+    else:
+        interval = result.trace.cycles_per_inference
+        print(f"images                {result.images}")
+        print(f"top-1                 {result.correct / result.images:.2%} "
+              f"({result.correct} correct)")
+        print(f"mismatches            {result.mismatches} of {result.expected.size} logits and "
+              f"{result.images} winners")
+        print("cycles per inference  "
+              + (f"{interval:,}" if interval is not None else "unknown: takes two images or more")
+              + f" (planned: {plan.cycles_per_inference:,})")
+        print(f"latency in cycles     {result.trace.latency_cycles:,}")
+    if result.mismatches:
+        for text in itertools.islice(result.differences(), _SHOWN):
+            print(f"error: {text}", file=sys.stderr)
+        if result.mismatches > _SHOWN:
+            print(f"error: and {result.mismatches - _SHOWN} more", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _watch(progress: Progress, images: int, expected: int) -> Watch:
+    """Turns the state of a simulation into a line of progress."""
+    start = time.monotonic()
+
+    def watch(cycles: int, finished: int) -> None:
+        seconds = max(time.monotonic() - start, 1e-3)
+        left = max(expected - cycles, 0) * seconds / cycles
+        progress.update(f"image {min(finished + 1, images)} of {images}, "
+                        f"{cycles / seconds:,.0f} cycles/s, about {left:,.0f} s to go")
+
+    return watch
+
+
+if __name__ == "__main__":
+    run_cli(main)
