@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list_models:
         return _list_models(options.json)
 
+    from amaranth.hdl import UnusedElaboratable
+
     from . import flow
     from .progress import Progress
 
@@ -84,16 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
         target_rate=options.target_rate, seeds=options.seeds, output=options.output)
-    if options.verilog is not None:
-        flow.write_verilog(request, options.verilog, progress)
-    if options.estimate or options.verilog is not None:
-        report = flow.estimate(request, progress)
-        as_json, as_text = json.dumps(report.as_json(), indent=2) + "\n", report.as_text()
-    else:
-        as_json, as_text = flow.build(request, progress)
-    print(as_json if options.json else as_text, end="", flush=True)
-    if options.program:
-        flow.program(request, progress)
+    try:
+        if options.verilog is not None:
+            flow.write_verilog(request, options.verilog, progress)
+        if options.estimate or options.verilog is not None:
+            report = flow.estimate(request, progress)
+            as_json, as_text = json.dumps(report.as_json(), indent=2) + "\n", report.as_text()
+        else:
+            as_json, as_text = flow.build(request, progress)
+        print(as_json if options.json else as_text, end="", flush=True)
+        if options.program:
+            flow.program(request, progress)
+    except BaseException:
+        # Amaranth would add a warning for each component that was not elaborated any more.
+        warnings.filterwarnings("ignore", "", UnusedElaboratable)
+        progress.abandon()
+        raise
     return 0
 
 

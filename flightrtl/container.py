@@ -51,13 +51,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     ValueError
         If it is something else or too large.
     """
-    # Opening a pipe would wait for its writer; O_NONBLOCK does not, and then fstat tells.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(number, "rb") as file:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a file: give the path of a model file")
-        data = file.read(MAX_FILE + 1) if status.st_size <= MAX_FILE else b""
+    # Before it is opened, since opening a pipe would wait for its writer.
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a file: give the path of a model file")
+    data = b""
+    if status.st_size <= MAX_FILE:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE + 1)
     if status.st_size > MAX_FILE or len(data) > MAX_FILE:
         raise ValueError(f"the file has more than the supported {MAX_FILE} bytes: this is no "
                          "model file")

@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import rtlil
-from amaranth.build.run import BuildPlan, LocalBuildProducts
+from amaranth.back.rtlil import convert
+from amaranth.build.run import LocalBuildProducts
 
 from . import __version__, boards, modelfile
 from .boards import Board
@@ -90,14 +90,15 @@ class _Job:
         return chosen
 
     def owner(self, cell: str) -> str:
-        """The layer, or other part of the design, that a cell is counted for."""
-        parts = cell.split(".")
-        if len(parts) < 2:
-            return "top"
-        if parts[0] == "network":
-            names = [layer.name for layer in self.model.layers if layer.name == parts[1]]
-            return names[0] if names else "network"
-        return parts[0]
+        """The part of the design that a cell is counted for, by its hierarchical name.
+
+        ``network.NAME`` for a layer, and otherwise ``network``, ``link``, ``clock`` or ``pins``.
+        """
+        path = cell.split(".")
+        if path[:2] == ["system", "network"]:
+            known = any(layer.name == path[2] for layer in self.model.layers) if path[3:] else False
+            return f"network.{path[2]}" if known else "network"
+        return {"system": "link", "clocking": "clock"}.get(path[0], "pins")
 
 
 def estimate(request: Request, progress: Progress) -> Report:
@@ -150,7 +151,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
     progress.step("elaborating")
     platform: Any = job.board.make_platform()
     with without_amaranth_overrides():
-        build_plan: BuildPlan = platform.build(
+        build_plan = platform.build(
             Top(job.model, chosen, job.board), name="top", do_build=False, emit_src=False,
             verbose=True, synth_opts=job.board.synth_opts, nextpnr_opts=job.board.nextpnr_opts)
     progress.done()
@@ -193,7 +194,7 @@ def write_verilog(request: Request, path: Path, progress: Progress) -> None:
     chosen = job.plan(progress)
     progress.step("elaborating")
     name = "flightrtl_" + re.sub(r"\W", "_", job.model.name)
-    text = rtlil.convert(_network(job, chosen), name=name, emit_src=False)
+    text = convert(_network(job, chosen), name=name, emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.step(f"writing {path}")
     with _work_folder(path.parent) as work:
@@ -342,13 +343,13 @@ def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Imple
 
 def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
             result: Implementation | None) -> Report:
-    names = [layer.name for layer in chosen.layers]
     if result is None:
         parts: Mapping[str, Mapping[str, int]] = {
-            name: _rounded(cost) for name, cost in
-            [*((layer.name, layer.cost) for layer in chosen.layers), *chosen.overhead.items()]}
+            **{f"network.{layer.name}": _rounded(layer.cost) for layer in chosen.layers},
+            **{name: _rounded(cost) for name, cost in chosen.overhead.items()}}
     else:
         parts = result.parts
+    layers = {f"network.{layer.name}": layer for layer in chosen.layers}
     have = dataclasses.asdict(job.board.resources)
     total = _rounded(chosen.cost)
     report = Report(
@@ -357,8 +358,8 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
             name=layer.name, type=layer.type, dataflow=layer.dataflow, lanes=layer.lanes,
             simd=layer.simd, pixels=layer.pixels, terms=layer.terms, cycles=layer.cycles,
             utilization=layer.utilization, k_histogram=layer.k_histogram,
-            resources=_every(parts.get(layer.name, {}))) for layer in chosen.layers],
-        other={name: _every(parts[name]) for name in sorted(parts) if name not in names},
+            resources=_every(parts.get(part, {}))) for part, layer in layers.items()],
+        other={part: _every(parts[part]) for part in sorted(parts) if part not in layers},
         board=job.board.name, device=job.board.device, tools=versions,
         clock_mhz=float(chosen.clock_mhz), cycles_per_inference=chosen.cycles_per_inference,
         latency_cycles=chosen.latency_cycles,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.build.run import BuildPlan
-
 from .errors import BuildError
 from .progress import Progress
 from .toolchain import Tool, run
@@ -110,20 +108,20 @@ class _Attempt:
     critical: tuple[str, str]
 
 
-def plan_commands(plan: BuildPlan) -> list[list[str]]:
-    """The command lines of a build plan, each starting with the name of its tool."""
+def plan_commands(plan: Any) -> list[list[str]]:
+    """The command lines of an Amaranth build plan, each starting with the name of its tool."""
     commands: list[list[str]] = json.loads(plan.files["build_top.json"])["commands"]
     return commands
 
 
-def implement(plan: BuildPlan, *, family: Family, tools: Mapping[str, Tool], folder: Path,
+def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: Path,
               clock_mhz: float, seeds: Sequence[int], owner: Callable[[str], str],
               progress: Progress, retry: Sequence[int] = ()) -> Implementation:
     """Synthesize, place, route and pack a design, and check that it is fast enough.
 
     Parameters
     ----------
-    plan : BuildPlan
+    plan : amaranth.build.run.BuildPlan
         Of a design called ``top``.
     family : Family
         Of the device.

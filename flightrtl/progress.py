@@ -60,6 +60,12 @@ class Progress:
             print(file=self._stream, flush=True)
         self._title = self._detail = ""
 
+    def abandon(self) -> None:
+        """End the running step without a result: something went wrong in it."""
+        if self._title and self._terminal:
+            print(file=self._stream, flush=True)
+        self._title = self._detail = ""
+
     def note(self, text: str) -> None:
         """Print a line of its own."""
         self.done()

@@ -22,14 +22,14 @@ class PEArray(wiring.Component):
     A *pass* is a run of transfers that ends with one whose ``last`` is 1. Every lane adds up its
     dot products over the pass; then all sums move to a chain of registers that leaves through
     ``o``, lane 0 first, while the next pass already runs. The array stops only where a pass
-    would end before the chain is empty.
+    would end before the chain is empty, or, with ``tight``, before its last sum leaves.
 
     Products of negative terms are one short (:class:`ShiftPE` with ``exact=False``): a sum is
     the exact one less the number of the lane's negative terms in the pass.
 
     Cost, per lane: the PE, an adder and a register of ``width`` bits. Latency: a pass's first sum
     is valid ``latency`` cycles after its last transfer. Throughput: a transfer per cycle; a
-    pass takes ``max(transfers, lanes)`` cycles.
+    pass takes ``max(transfers, lanes + 1)`` cycles, or ``max(transfers, lanes)`` if ``tight``.
 
     Parameters
     ----------
@@ -41,6 +41,10 @@ class PEArray(wiring.Component):
         Bits of an accumulator. Sums are modulo ``2**width``.
     activation, term : ActivationFormat, TermFormat
         Number formats.
+    tight : bool
+        Whether a pass may end in the very cycle in which the chain empties. Only passes of no
+        more than ``lanes`` transfers gain by it; the price is a path from ``o.ready`` to
+        ``i.ready``, which otherwise depends on registers only.
 
     Members
     -------
@@ -56,7 +60,8 @@ class PEArray(wiring.Component):
 
     def __init__(self, *, lanes: int, simd: int, width: int,
                  activation: ActivationFormat = ActivationFormat(),
-                 term: TermFormat = TermFormat()) -> None:
+                 term: TermFormat = TermFormat(), tight: bool = False) -> None:
+        self.tight = tight
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self._pes = [ShiftPE(simd=simd, activation=activation, term=term, exact=False)
@@ -121,17 +126,18 @@ class PEArray(wiring.Component):
                 if lane + 1 < self.lanes:
                     m.d.sync += chain[lane].eq(chain[lane + 1])
 
-        room = (remaining == 0) | ((remaining == 1) & taken)
+        busy = Signal()  # remaining != 0, as a register
+        room = ~busy | ((remaining == 1) & taken) if self.tight else ~busy
         m.d.comb += [
             advance.eq(~(valid & lasts) | room),
             load.eq(valid & lasts & room),
             self.i.ready.eq(advance),
-            self.o.valid.eq(remaining != 0),
+            self.o.valid.eq(busy),
             self.o.payload.eq(chain[0]),
             taken.eq(self.o.valid & self.o.ready),
         ]
         with m.If(load):
-            m.d.sync += remaining.eq(self.lanes)
+            m.d.sync += [remaining.eq(self.lanes), busy.eq(1)]
         with m.Elif(taken):
-            m.d.sync += remaining.eq(remaining - 1)
+            m.d.sync += [remaining.eq(remaining - 1), busy.eq(remaining != 1)]
         return m

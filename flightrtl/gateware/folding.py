@@ -117,6 +117,11 @@ class FoldedLayer:
         """Words of ``simd`` inputs in a window: cycles of a pass that nothing holds up."""
         return self.layer.taps // self.folding.simd
 
+    @property
+    def tight(self) -> bool:
+        """Whether the drain may set the pace, so that it must not lose a cycle."""
+        return self.words <= self.folding.lanes
+
     @cached_property
     def drain_program(self) -> list[tuple[bool, bool]]:
         """The drain's steps for one pixel, see :func:`drain_program`."""
@@ -130,13 +135,14 @@ class FoldedLayer:
         pruned filters this is ``passes * max(words, lanes)``. A pruned filter's step counts
         only where the drain, not the array, sets the pace.
         """
-        loaded = step = last_take = start = 0
+        loaded = step = start = 0
+        last_take = -1
         for _ in range(4):  # pixels; the pattern repeats after the first
             start, taken = loaded, 0
             for takes, _ in self.drain_program:
                 if takes and taken % self.folding.lanes == 0:
                     # A pass ends no earlier than the last slot leaves the chain.
-                    loaded = max(loaded + self.words, last_take)
+                    loaded = max(loaded + self.words, last_take + (not self.tight))
                     step = max(step, loaded + 1)
                 if takes:
                     taken, last_take = taken + 1, step

@@ -78,7 +78,7 @@ class UartReceiver(wiring.Component):
     def __init__(self, divisor: int) -> None:
         self.divisor = _integer(divisor, "divisor", _MIN_DIVISOR, _MAX_DIVISOR)
         super().__init__({
-            "rx": In(1, init=1),
+            "rx": In(1),
             "o": Out(stream.Signature(8)),
             "framing_error": Out(1),
             "overrun": Out(1),
@@ -159,7 +159,7 @@ class UartTransmitter(wiring.Component):
         self.divisor = _integer(divisor, "divisor", _MIN_DIVISOR, _MAX_DIVISOR)
         super().__init__({
             "i": In(stream.Signature(8)),
-            "tx": Out(1, init=1),
+            "tx": Out(1),
             "tick": Out(1),
         })
 
