@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Progress()
     progress.step(f"simulating {model.name} for {board.name}, {len(images)} images, about "
                   f"{expected:,} cycles")
-    result = compare(simulate, model, plan, images, labels.astype(int),
+    result = compare(simulate, model, plan, images, labels,
                      watch=_watch(progress, len(images), expected))
     progress.done(f"{result.trace.cycles:,} cycles, {result.trace.cycles_per_second:,.0f} a "
                   "second")

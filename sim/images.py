@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flightrtl import datasets, samples
 from flightrtl.errors import UserError
+from flightrtl.formats import IntArray
 from flightrtl.model import Model
 
 __all__ = ["choose"]
 
 
 def choose(model: Model, count: int, *, dataset: str | None = None, folder: Path | None = None,
-           seed: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+           seed: int | None = None) -> tuple[IntArray, IntArray]:
     """Images for ``model``, and their labels.
 
     Parameters
@@ -60,7 +60,7 @@ def choose(model: Model, count: int, *, dataset: str | None = None, folder: Path
                         "with that range with --dataset")
     chosen = (np.arange(count) if seed is None
               else np.random.default_rng(seed).choice(len(images), count, replace=False))
-    return images[chosen], labels[chosen]
+    return images[chosen].astype(np.int64), labels[chosen].astype(np.int64)
 
 
 def _trained_on(model: Model) -> str:

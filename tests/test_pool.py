@@ -49,7 +49,7 @@ SHAPES = [  # shape, kernel, stride
 def test_max(shape, kernel, stride, signed, stall):
     pool = MaxPooling(shape=shape, kernel=kernel, stride=stride,
                       format=ActivationFormat(6, signed))
-    simulate(pool, random_images(np.random.default_rng(5), 3, pool), seed=1, stall=stall)
+    simulate(pool, random_images(np.random.default_rng(5), 2, pool), seed=1, stall=stall)
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
@@ -62,7 +62,7 @@ def test_max(shape, kernel, stride, signed, stall):
 def test_sum(shape, kernel, stride, signed, bias, shift, output, stall):
     pool = SumPooling(shape=shape, kernel=kernel, stride=stride, bias=bias, shift=shift,
                       format=ActivationFormat(6, signed), output=output)
-    simulate(pool, random_images(np.random.default_rng(6), 3, pool), seed=2, stall=stall)
+    simulate(pool, random_images(np.random.default_rng(6), 2, pool), seed=2, stall=stall)
 
 
 @given(st.data())

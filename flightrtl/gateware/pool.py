@@ -122,8 +122,9 @@ class _Fold(wiring.Component):
         # Here nobody looks at such a word. With two or more channels, two values that follow each
         # other have different addresses; with one, `previous` stands in.
         word = data.ArrayLayout(self.accumulator, count)
-        m.submodules.memory = memory = Memory(shape=word, depth=depth, init=[],
-                                              attrs={"no_rw_check": 1})
+        memory: Memory[Any, Any] = Memory(shape=word, depth=depth, init=[],
+                                     attrs={"no_rw_check": "1"})
+        m.submodules.memory = memory
         read = memory.read_port(domain="comb")
         write = memory.write_port()
         full, starts, ends = Signal(), Signal(), Signal()
@@ -226,7 +227,8 @@ class _Pooling(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         height, width, channels = self.shape
-        kernel, stride, source = self.kernel, self.stride, self.i
+        kernel, stride = self.kernel, self.stride
+        source: Any = wiring.flipped(self.i)
         if kernel[1] > stride[1]:
             # Windows overlap in a row: fold along rows first. A row of pixels is to this stage
             # what an image one pixel wide is to the next, so that both are the same component.
@@ -235,15 +237,15 @@ class _Pooling(wiring.Component):
                 shape=(width, 1, channels), kernel=(kernel[1], 1), stride=(stride[1], 1),
                 value=activation_shape(self.format), accumulator=partial, result=partial,
                 initial=self._empty, combine=self._combine, finish=lambda value: value)
-            wiring.connect(m, wiring.flipped(source), columns.i)
+            wiring.connect(m, source, columns.i)
             width, kernel, stride = self.output_shape[1], (kernel[0], 1), (stride[0], 1)
-            source = wiring.flipped(columns.o)
+            source = columns.o
         m.submodules.rows = rows = _Fold(
             shape=(height, width, channels), kernel=kernel, stride=stride,
             value=source.payload.shape(), result=activation_shape(self.output),
             accumulator=self._accumulator(self.kernel[0] * self.kernel[1], self._initial),
             initial=self._initial, combine=self._combine, finish=self._finish)
-        wiring.connect(m, wiring.flipped(source), rows.i)
+        wiring.connect(m, source, rows.i)
         wiring.connect(m, rows.o, wiring.flipped(self.o))
         return m
 
