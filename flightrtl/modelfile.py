@@ -8,28 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from . import container, models
-from .check import LAYER_TYPES, Unread, check
+from .check import check
+from .document import VERSION, describe, newer_version, parse
 from .errors import UserError
 from .files import atomic_write
-from .formats import ActivationFormat, TermFormat
-from .model import Convolution, MaxPool, Model, SumPool, TensorType, WeightedLayer
+from .model import Model
 from .rules import show
 
-__all__ = ["FORMAT", "VERSION", "ModelError", "check", "load", "save", "sha256"]
-
-FORMAT = "flightrtl model"
-VERSION = 1
-
-_TENSORS = {"terms": np.uint8, "bias": np.int64, "shift": np.uint8, "scale": np.int8}
-"""Tensors of a convolution or dense layer, and how they are stored."""
+__all__ = ["ModelError", "check", "load", "save", "sha256"]
 
 
 _SHOWN = 50
@@ -81,13 +70,13 @@ def load(path_or_name: str | os.PathLike[str]) -> Model:
         raise ModelError(subject, [f"it cannot be read: {error.strerror}"]) from None
     except ValueError as error:
         raise ModelError(subject, [str(error)]) from None
-    if (version := _newer_version(document)) is not None:
+    if (version := newer_version(document)) is not None:
         raise ModelError(subject, [f"the file has version {show(version)} of the format, but this "
                                    f"flightrtl reads up to {VERSION}: upgrade flightrtl"])
     if not intact:
         problems.append("the file does not match its checksum, so it was changed or damaged: get "
                         "it again, or export the network again")
-    model = _Reader(document, tensors, problems).model()
+    model = parse(document, tensors, problems)
     problems += check(model)
     if problems:
         raise ModelError(subject, problems)
@@ -106,7 +95,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     """
     problems = check(model)
     if not problems:
-        data = container.encode(_document(model), _tensors(model))
+        data = container.encode(*describe(model))
         if len(data) > container.MAX_FILE or int.from_bytes(data[:8],
                                                             "little") > container.MAX_HEADER:
             problems = ["the model needs a larger file than is supported: use fewer filters or "
@@ -126,205 +115,3 @@ def _locate(path_or_name: str | os.PathLike[str]) -> Path:
     if isinstance(path_or_name, str) and path_or_name in models.names():
         return models.path(path_or_name)
     return container.resolve(path_or_name)
-
-
-def _newer_version(document: Mapping[str, Any]) -> int | None:
-    version = document.get("version")
-    newer = document.get("format") == FORMAT and type(version) is int and version > VERSION
-    return version if newer else None
-
-
-def _activation(form: ActivationFormat) -> dict[str, Any]:
-    return {"bits": int(form.bits), "signed": form.signed}
-
-
-def _document(model: Model) -> dict[str, Any]:
-    """What goes into the file as JSON. Tensors are found by the layers' names."""
-    layers = []
-    for layer in model.layers:
-        name, = (name for name, kind in LAYER_TYPES.items() if type(layer) is kind)
-        entry: dict[str, Any] = {"name": layer.name, "type": name, "inputs": list(layer.inputs)}
-        if isinstance(layer, WeightedLayer):
-            entry["weights"] = {"type": "shift", "exponent_bits": int(layer.format.exponent_bits)}
-            entry["k"] = [int(k) for k in layer.k]
-        else:
-            entry["kernel"] = [int(size) for size in layer.kernel]
-        if isinstance(layer, (Convolution, MaxPool)):
-            entry["stride"] = [int(step) for step in layer.stride]
-        if isinstance(layer, Convolution):
-            entry["padding"] = [int(amount) for amount in layer.padding]
-        if isinstance(layer, SumPool):
-            entry |= {"bias": int(layer.bias), "shift": int(layer.shift)}
-        if isinstance(layer, (WeightedLayer, SumPool)):
-            entry["output"] = _activation(layer.output) | {"scale": int(layer.output_scale)}
-        layers.append(entry)
-    source = {"shape": [int(size) for size in model.input.shape],
-              **_activation(model.input.format), "scale": int(model.input.scale)}
-    return {"format": FORMAT, "version": VERSION, "name": model.name, "input": source,
-            "layers": layers, "provenance": dict(model.provenance)}
-
-
-def _tensors(model: Model) -> dict[str, NDArray[Any]]:
-    return {f"{layer.name}.{what}": getattr(layer, what).astype(dtype)
-            for layer in model.layers if isinstance(layer, WeightedLayer)
-            for what, dtype in _TENSORS.items()}
-
-
-class _Fields:
-    """The entries of a JSON object, each to be taken once; notes what is missing or left."""
-
-    def __init__(self, value: object, where: str, problems: list[str]) -> None:
-        self._where, self._problems = where, problems
-        self._values: dict[str, Any] = dict(value) if isinstance(value, dict) else {}
-        self.good = isinstance(value, dict)
-        if not self.good:
-            self.problem(f"must be a JSON object, not {show(value)}: correct it")
-
-    def problem(self, text: str) -> None:
-        self.good = False
-        self._problems.append(f"{self._where}: {text}")
-
-    def take(self, name: str, kind: type, means: str) -> Any:
-        """The entry ``name``, None if it is missing or no ``kind``."""
-        if name not in self._values:
-            if self.good or self._values:
-                self.problem(f"{name!r} is missing: add it ({means})")
-            return None
-        value = self._values.pop(name)
-        if type(value) is not kind:
-            self.problem(f"{name!r} must be {means}, not {show(value)}: correct it")
-            return None
-        return value
-
-    def finish(self) -> bool:
-        """Whether everything was there, and nothing else."""
-        if self._values:
-            unknown = ", ".join(sorted(self._values))
-            self.problem(f"unknown entries {show(unknown)}: remove them, or upgrade flightrtl if "
-                         "a newer one wrote the file")
-        return self.good
-
-
-class _Reader:
-    """Makes a model of what is in a file and collects what is wrong with its form.
-
-    Whether the values make sense is left to :func:`~flightrtl.check.check`.
-    """
-
-    def __init__(self, document: dict[str, Any], tensors: dict[str, NDArray[Any]],
-                 problems: list[str]) -> None:
-        self._document, self._tensors, self._problems = document, tensors, problems
-
-    def model(self) -> Model:
-        fields = _Fields(self._document, "the file", self._problems)
-        form = fields.take("format", str, f"the text {FORMAT!r}")
-        if form is not None and form != FORMAT:
-            fields.problem(f"'format' must be {FORMAT!r}, not {show(form)}: export the network "
-                           "again")
-        version = fields.take("version", int, f"the integer {VERSION}")
-        if version is not None and version != VERSION:
-            fields.problem(f"'version' must be {VERSION}, not {show(version)}: export the network "
-                           "again")
-        name = fields.take("name", str, "text")
-        source = self._tensor_type(fields.take("input", dict, "a JSON object"))
-        entries = fields.take("layers", list, "a list of layers")
-        provenance = fields.take("provenance", dict, "a JSON object")
-        fields.finish()
-        layers = tuple(self._layer(index, entry) for index, entry in enumerate(entries or []))
-        if entries is None:
-            layers = Unread("unread", None),
-        if self._tensors:
-            self._problems.append("the file: there are tensors that no layer has "
-                                  f"({show(', '.join(sorted(self._tensors)))}): remove them")
-        return Model("unread" if name is None else name, source, layers, provenance or {})
-
-    def _activation(self, fields: _Fields) -> ActivationFormat | None:
-        bits = fields.take("bits", int, "an integer from 1 to 16")
-        signed = fields.take("signed", bool, "true or false")
-        try:
-            return None if bits is None or signed is None else ActivationFormat(bits, signed)
-        except ValueError as error:
-            fields.problem(f"{error}: correct it")
-            return None
-
-    def _tensor_type(self, value: object) -> Any:
-        """Type of the image, or :class:`Unread`."""
-        if value is None:
-            return Unread("input", None)
-        fields = _Fields(value, "input", self._problems)
-        shape = fields.take("shape", list, "a list of height, width, channels")
-        form = self._activation(fields)
-        scale = fields.take("scale", int, "an integer")
-        if not fields.finish() or form is None:
-            return Unread("input", None)
-        return TensorType(tuple(shape), form, scale)
-
-    def _layer(self, index: int, entry: object) -> Any:
-        """A layer, or :class:`Unread` if something is missing."""
-        name = entry.get("name") if isinstance(entry, dict) else None
-        where = f"layer {show(name)}" if isinstance(name, str) else f"layers[{index}]"
-        fields = _Fields(entry, where, self._problems)
-        values: dict[str, Any] = {"name": fields.take("name", str, "text"),
-                                  "inputs": fields.take("inputs", list, "a list of layer names")}
-        if values["inputs"] is not None:
-            values["inputs"] = tuple(values["inputs"])
-        unread = Unread(values["name"] or "unread", values["inputs"])
-        kind = fields.take("type", str, "text")
-        if kind is not None and kind not in LAYER_TYPES:
-            fields.problem(f"unsupported layer type {show(kind)}: use {' or '.join(LAYER_TYPES)}")
-        if kind not in LAYER_TYPES:
-            for what in [what for what in self._tensors if what.startswith(f"{name}.")]:
-                del self._tensors[what]
-            return unread
-        cls: Any = LAYER_TYPES[kind]
-        if issubclass(cls, WeightedLayer):
-            self._weights(fields, values)
-        else:
-            values["kernel"] = fields.take("kernel", list, "a list of rows, columns")
-        if issubclass(cls, (Convolution, MaxPool)):
-            values["stride"] = fields.take("stride", list, "a list of down, across")
-        if issubclass(cls, Convolution):
-            values["padding"] = fields.take("padding", list, "a list of top, bottom, left, right")
-        if issubclass(cls, SumPool):
-            values["bias"] = fields.take("bias", int, "an integer")
-            values["shift"] = fields.take("shift", int, "an integer")
-        if issubclass(cls, (WeightedLayer, SumPool)):
-            output = fields.take("output", dict, "a JSON object of bits, signed, scale")
-            if output is not None:
-                inner = _Fields(output, f"{where}, output", self._problems)
-                values["output"] = self._activation(inner)
-                values["output_scale"] = inner.take("scale", int, "an integer")
-                if not inner.finish():
-                    fields.good = False
-        if not fields.finish():
-            return unread
-        return cls(**{key: tuple(value) if isinstance(value, list) else value
-                      for key, value in values.items()})
-
-    def _weights(self, fields: _Fields, values: dict[str, Any]) -> None:
-        """Format, k and tensors of a convolution or dense layer."""
-        values["k"] = fields.take("k", list, "a list of integers, one for each filter")
-        form = fields.take("weights", dict, "a JSON object of type, exponent_bits")
-        if form is not None and form.get("type") != "shift":
-            fields.problem(f"unsupported weights {show(form.get('type'))}: the supported type is "
-                           "'shift'; train with it")
-        elif form is not None:
-            inner = _Fields(form, f"layer {show(values['name'])}, weights", self._problems)
-            inner.take("type", str, "text")
-            bits = inner.take("exponent_bits", int, "an integer from 1 to 4")
-            if inner.finish():
-                try:
-                    values["format"] = TermFormat(bits)
-                except ValueError as error:
-                    inner.problem(f"{error}: correct it")
-            if not inner.good:
-                fields.good = False
-        for what, dtype in _TENSORS.items():
-            tensor = self._tensors.pop(f"{values['name']}.{what}", None)
-            if tensor is None:
-                fields.problem(f"the tensor {show(what)} is missing: export the network again")
-            elif tensor.dtype != dtype:
-                fields.problem(f"the tensor {show(what)} must be {np.dtype(dtype)}, not "
-                               f"{tensor.dtype}: export the network again")
-            else:
-                values[what] = tensor if what == "terms" else tensor.astype(np.int64)

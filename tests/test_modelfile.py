@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flightrtl import check as check_module
 from flightrtl import container, golden, modelfile, models
+from flightrtl.document import describe
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.model import Convolution, Dense, Model, SumPool, TensorType
@@ -35,8 +36,7 @@ def model() -> Model:
 @pytest.fixture
 def parts(model):
     """What is in the file of ``model``: the document without checksum, and the tensors."""
-    document, tensors, intact = container.decode(
-        container.encode(modelfile._document(model), modelfile._tensors(model)))
+    document, tensors, intact = container.decode(container.encode(*describe(model)))
     assert intact
     return document, tensors
 
@@ -179,7 +179,7 @@ def test_the_limits_on_the_page():
 def small() -> bytes:
     model = random_model(np.random.default_rng(3), input_shape=(1, 1, 2), classes=2,
                          kinds=["dense"], name="small")
-    return container.encode(modelfile._document(model), modelfile._tensors(model))
+    return container.encode(*describe(model))
 
 
 @pytest.mark.parametrize("change", [1, 32, 128])
@@ -466,11 +466,11 @@ def places(value: object, at: str = "") -> list[str]:
 def test_any_value_anywhere_gives_a_model_error_or_a_model(tmp_path_factory, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
     model = random_model(rng)
-    document = json.loads(json.dumps(modelfile._document(model)))
+    document, tensors = describe(model)
     place = data.draw(st.sampled_from(places(document)))
     change(document, place, data.draw(JUNK))
     path = tmp_path_factory.mktemp("junk") / "model.safetensors"
-    store(path, document, modelfile._tensors(model))
+    store(path, document, tensors)
     try:
         again = modelfile.load(path)
     except ModelError as error:
