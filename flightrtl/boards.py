@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.build import Platform
-
 from .errors import UserError
 
 __all__ = ["Board", "Clock", "Led", "Resources", "Uart", "load", "names", "paths"]
@@ -154,8 +152,8 @@ class Board:
     synth_opts: str
     nextpnr_opts: str
 
-    def make_platform(self) -> Platform:
-        """A fresh platform object, with ``extra_resources`` added.
+    def make_platform(self) -> Any:
+        """A fresh ``amaranth.build.Platform``, with ``extra_resources`` added.
 
         Raises
         ------

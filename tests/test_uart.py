@@ -53,6 +53,7 @@ def receive(cycles, bits, count, *, take_after=0, host=1.0):
     got, events = [], []
 
     async def line(ctx):
+        ctx.set(dut.rx, 1)
         await ctx.tick().repeat(3)
         await send_bits(ctx, dut.rx, bits, cycles * host)
         ctx.set(dut.rx, 1)
@@ -101,6 +102,7 @@ def test_receiver_ignores_a_glitch():
     dut = UartReceiver(16)
 
     async def line(ctx):
+        ctx.set(dut.rx, 1)
         await ctx.tick().repeat(5)
         ctx.set(dut.rx, 0)
         await ctx.tick().repeat(4)

@@ -264,8 +264,11 @@ class Link(wiring.Component):
         payload = Cat(low, rx.payload) if _width(frame.input.bits) == 2 else rx.payload
         with m.If(~filling):
             m.d.comb += image.payload.eq(payload[:frame.input.bits])
-        with m.If(image.valid & image.ready):
-            m.d.sync += count.eq(count + 1)
+        # From a register, so that no decoding here lengthens the network's first path.
+        offer = Signal()
+        m.d.comb += image.valid.eq(offer)
+        with m.If(offer & image.ready):
+            m.d.sync += [offer.eq(0), count.eq(count + 1)]
 
         damaged = Signal()
         late = Signal()
@@ -291,7 +294,7 @@ class Link(wiring.Component):
                 m.d.comb += [receiving.eq(1), crc.enable.eq(rx.valid & rx.ready)]
                 with m.If(complete):
                     m.next = "CHECKSUM"
-                with m.Elif(timeout & ~rx.valid):
+                with m.Elif(timeout & ~offer):
                     m.next = "FILL"
                 with m.Elif(~second if _width(frame.input.bits) == 2 else Const(0)):
                     m.d.comb += rx.ready.eq(1)
@@ -299,8 +302,11 @@ class Link(wiring.Component):
                     with m.If(rx.valid):
                         m.d.sync += second.eq(1)
                 with m.Else():
-                    m.d.comb += [image.valid.eq(rx.valid), rx.ready.eq(image.ready)]
-                    with m.If(rx.valid & image.ready):
+                    # The byte stays in `rx` until the network has taken the value.
+                    m.d.comb += rx.ready.eq(offer & image.ready)
+                    with m.If(rx.valid & ~offer):
+                        m.d.sync += offer.eq(1)
+                    with m.If(rx.ready):
                         m.d.sync += second.eq(0)
             with m.State("CHECKSUM"):
                 m.d.comb += [rx.ready.eq(1), receiving.eq(1), crc.enable.eq(rx.valid)]
@@ -309,9 +315,11 @@ class Link(wiring.Component):
                 with m.If((rx.valid & second) | timeout):
                     m.next = "JUDGE"
             with m.State("FILL"):
-                m.d.comb += [receiving.eq(1), filling.eq(1), image.valid.eq(~complete)]
+                m.d.comb += [receiving.eq(1), filling.eq(1)]
                 with m.If(complete):
                     m.next = "JUDGE"
+                with m.Elif(~offer):
+                    m.d.sync += offer.eq(1)
             with m.State("JUDGE"):
                 m.d.comb += [rx.ready.eq(1), crc.clear.eq(1)]
                 # The checksum of everything, checksum included, is 0 if all is well.
