@@ -8,7 +8,6 @@ import importlib.util
 import json
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ _EXAMPLES = """\
 examples:
   python -m train --list
   python -m train --recipe digits --output digits.safetensors
-  python -m train --dataset mnist --network mnist --method flightnn --epochs 30 --output my.safetensors
+  python -m train --dataset mnist --network mnist --epochs 30 --output my.safetensors
   python -m train --recipe mnist --output mnist.safetensors --resume
 """
 

@@ -123,7 +123,8 @@ class QuantizedLayer(nn.Module):
         """End the float stage: merge the batch norm into weights and bias."""
         if self.norm is not None:
             mean, variance = self.norm.running_mean, self.norm.running_var
-            assert mean is not None and variance is not None    # it tracks them
+            assert mean is not None         # it tracks both
+            assert variance is not None
             deviation = torch.sqrt(variance + self.norm.eps)
             factor = self.norm.weight / deviation
             self.bias.copy_(self.norm.bias - mean * factor)

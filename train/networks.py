@@ -43,8 +43,6 @@ NETWORKS: dict[str, tuple[Conv | Pool | Dense, ...]] = {
     "mnist": (Conv(8, 5, stride=2, padding=2), Conv(16, 3, stride=2, padding=1), Conv(24, 3),
               Conv(24, 3), Dense()),
     "digits": (Conv(8, 3), Pool(2), Dense()),
-    "f": (Conv(8, 5, stride=2, padding=2), Conv(16, 3, stride=2, padding=1), Conv(24, 3),
-              Conv(16, 3), Dense()),
 }
 
 

@@ -247,7 +247,7 @@ def residual_penalty(weight: Tensor, parts: Decomposition, strengths: Tensor) ->
     >>> parts = decompose(w, torch.zeros(2), torch.tensor([-7]), TermFormat(3))
     >>> penalty = residual_penalty(w, parts, torch.tensor([0.0, 1.0]))
     >>> penalty.backward()
-    >>> round(float(penalty), 4), w.grad.tolist()
+    >>> round(penalty.item(), 4), w.grad.tolist()
     (0.1, [[1.0, 0.0]])
     """
     total = weight.new_zeros(())

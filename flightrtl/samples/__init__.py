@@ -1,7 +1,11 @@
-"""Sample images that come with the package: real test images, for demos and tests anywhere.
+"""A few test images of each bundled model's data set, for demos and tests without any download.
 
-Each file ``NAME.npz`` holds ``images``, uint8 (N, height, width, channels), and ``labels``,
-uint8 (N,): the first images of the test split of the data set ``NAME``.
+``mnist``
+    300 of the 10,000 MNIST test images, 30 of each class.
+``digits``
+    All 360 images of the test split of scikit-learn's digits.
+
+No image was used in training. ``python -m train.samples`` wrote the files.
 """
 
 from __future__ import annotations
@@ -13,25 +17,36 @@ from numpy.typing import NDArray
 
 __all__ = ["load", "names"]
 
-_SUFFIX = ".npz"
-
 
 def names() -> list[str]:
-    """Names of the data sets of which there are samples, sorted."""
-    return sorted(file.name.removesuffix(_SUFFIX) for file in resources.files(__name__).iterdir()
-                  if file.name.endswith(_SUFFIX))
+    """Data sets that there are samples of, sorted."""
+    return sorted(file.name.removesuffix(".npz") for file in resources.files(__name__).iterdir()
+                  if file.name.endswith(".npz"))
 
 
 def load(name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The sample images of a data set, and their labels.
+    """Images and labels of a data set.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`names`.
+
+    Returns
+    -------
+    images : uint8 array (N, height, width, channels), labels : uint8 array (N,)
 
     Raises
     ------
     KeyError
-        If there are none of that name.
+        If there are no samples of that name.
+
+    >>> images, labels = load("digits")
+    >>> images.shape, labels.shape
+    ((360, 8, 8, 1), (360,))
     """
     if name not in names():
-        raise KeyError(f"no samples of {name!r}; there are: {', '.join(names())}")
-    with (resources.files(__name__) / f"{name}{_SUFFIX}").open("rb") as file:
+        raise KeyError(f"no samples of {name!r}; there are samples of {', '.join(names())}")
+    with (resources.files(__name__) / f"{name}.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         return arrays["images"], arrays["labels"]

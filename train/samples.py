@@ -1,0 +1,52 @@
+"""Write the sample images of the package: ``python -m train.samples [--data DIR]``.
+
+The choice is fixed: the same data sets give the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from flightrtl import datasets, samples
+from flightrtl.errors import run_cli
+from flightrtl.files import atomic_write
+
+__all__ = ["choose", "main"]
+
+_MNIST_PER_CLASS = 30
+
+
+def choose(labels: datasets.Images, each: int) -> np.ndarray:
+    """Indices of ``each`` images of every class, in the data set's order.
+
+    >>> labels = np.array([0, 1] * 4, np.uint8)
+    >>> labels[choose(labels, 2)].tolist()
+    [0, 1, 1, 0]
+    """
+    random = np.random.default_rng(2019)
+    return np.sort(np.concatenate([random.choice(np.flatnonzero(labels == label), each,
+                                                 replace=False) for label in np.unique(labels)]))
+
+
+def main() -> int:
+    """Write ``mnist.npz`` and ``digits.npz`` into ``flightrtl/samples``."""
+    parser = argparse.ArgumentParser(prog="python -m train.samples", description=__doc__)
+    parser.add_argument("--data", metavar="DIR", help="folder with the MNIST files")
+    options = parser.parse_args()
+    folder = Path(samples.__file__).parent
+    for name in ("mnist", "digits"):
+        images, labels = datasets.load(name, options.data, "test")
+        if name == "mnist":
+            chosen = choose(labels, _MNIST_PER_CLASS)
+            images, labels = images[chosen], labels[chosen]
+        with atomic_write(folder / f"{name}.npz", "wb") as file:
+            np.savez_compressed(file, images=images, labels=labels)
+        print(f"{folder / name}.npz: {len(images)} images")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
