@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from amaranth import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -294,31 +294,30 @@ class _Reader(wiring.Component):
         run = window.kernel[1] * per_pixel  # words of a kernel row, at addresses in sequence
         kernel_rows = 1 if window.column else window.kernel[0]
 
-        def counter(name: str, limit: int, enable: Value) -> tuple[Signal, Value]:
-            """A counter to ``limit - 1`` and the condition under which it starts again.
-
-            That the limit is reached is known from a register, so that the nested counters'
-            conditions are one wide AND.
-            """
+        go = Signal()
+        loops: list[Signal] = []
+        wraps: list[Signal] = []
+        inner: Value = Const(1)
+        # Nested loops, the fastest first. That a loop is in its last round is known from a
+        # register, so that all conditions are a few registers and one late `go`.
+        for name, limit in (("word", run), ("kernel_row", kernel_rows),
+                            ("replay", window.passes), ("across", window.output[1]),
+                            ("row", len(steps))):
             count = Signal(range(limit), name=name)
             at_end = Signal(name=f"{name}_at_end", init=limit == 1)
-            wraps = Signal(name=f"{name}_wraps")
-            m.d.comb += wraps.eq(enable & at_end)
-            with m.If(enable):
-                m.d.sync += count.eq(count + 1)
-                if limit > 1:
-                    m.d.sync += at_end.eq(count == limit - 2)
-            with m.If(wraps):
-                m.d.sync += count.eq(0)
-            return count, wraps
-
-        go, row_ends = Signal(), Signal()
-        _, run_wraps = counter("word", run, go)
-        kernel_row, pass_ends = counter("kernel_row", kernel_rows, run_wraps)
-        _, window_ends = counter("replay", window.passes, pass_ends)
-        _, across_wraps = counter("across", window.output[1], window_ends)
-        row, image_ends = counter("row", len(steps), row_ends)
-        m.d.comb += [row_ends.eq(across_wraps), self.last.eq(pass_ends)]
+            ends = Signal(name=f"{name}_ends")
+            wrap = Signal(name=f"{name}_wraps")
+            m.d.comb += [ends.eq(inner & at_end), wrap.eq(go & ends)]
+            if limit > 1:
+                with m.If(go & inner):
+                    m.d.sync += [count.eq(Mux(at_end, 0, count + 1)),
+                                 at_end.eq(count == limit - 2)]
+            loops.append(count)
+            wraps.append(wrap)
+            inner = ends
+        run_wraps, pass_ends, window_ends, row_ends, image_ends = wraps
+        _, kernel_row, _, _, row = loops
+        m.d.comb += self.last.eq(pass_ends)
 
         # Complete rows beyond those that this row of windows needs: negative means wait.
         slack = Signal(signed(signed_bits(-window.rows, window.rows)), init=-steps[0].rows)
