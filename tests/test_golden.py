@@ -104,6 +104,15 @@ def test_sums_are_exact_to_the_last_bit(taps):
     assert golden.accumulate(layer, maps).tolist() == [[[[(taps * (1 << 14) + 1) * 65535]]]]
 
 
+def test_large_negative_activations_count_for_the_bound():
+    layer = Dense(name="dense", inputs=(INPUT,), k=(1,), terms=np.ones((1, 1, 1, 601), np.uint8),
+                  format=TermFormat(1), bias=np.zeros(1, np.int64), shift=np.zeros(1, np.int64),
+                  scale=np.zeros(1, np.int64))
+    maps = np.full((1, 1, 1, 601), -32767)
+    maps[..., 0] = 1
+    assert golden.accumulate(layer, maps).item() == 1 - 600 * 32767
+
+
 @given(st.integers(0, 1 << 32))
 def test_run_is_the_end_of_trace_whatever_the_batch(seed):
     rng = np.random.default_rng(seed)

@@ -547,6 +547,52 @@ def test_wrong_layers_are_named(model, changes, message):
     assert any(problem.startswith((where, "layers[0]")) for problem in problems)
 
 
+def test_padding_may_not_be_as_large_as_the_kernel(model):
+    conv = model.layers[0]
+    assert isinstance(conv, Convolution)
+    rows, columns = conv.kernel
+    for side, padding in enumerate([(rows, 0, 0, 0), (0, rows, 0, 0), (0, 0, columns, 0),
+                                    (0, 0, 0, columns)]):
+        wrong = replace(model, layers=(replace(conv, padding=padding), *model.layers[1:]))
+        side_name = ("top", "bottom", "left", "right")[side]
+        assert re.search(f"'convolution0': padding of {padding[side]} at the {side_name} needs",
+                         modelfile.check(wrong)[0])
+
+
+@pytest.mark.parametrize("kernel", [(7, 1), (1, 7)])
+def test_a_kernel_must_fit_in_both_directions(model, kernel):
+    terms = np.zeros((1, *kernel, 2), np.uint8)
+    conv = replace(model.layers[0], k=(1,), terms=terms, bias=np.zeros(1, int),
+                   shift=np.zeros(1, int), scale=np.zeros(1, int), padding=(0, 0, 0, 0))
+    assert any(f"the kernel {kernel} does not fit into the map (6, 6)" in problem
+               for problem in modelfile.check(replace(model, layers=(conv,))))
+
+
+def test_a_dense_layer_covers_the_whole_map():
+    model = random_model(np.random.default_rng(1), input_shape=(3, 2, 1), kinds=["dense"],
+                         classes=2)
+    wrong = replace(model, input=replace(model.input, shape=(2, 3, 1)))
+    assert modelfile.check(wrong) == [
+        "layer 'dense0': its terms are for a 3 x 2 map, but its input is 2 x 3: a dense layer "
+        "covers the whole map"]
+
+
+def test_the_logits_are_one_pixel(model):
+    conv = model.layers[0]
+    rows, columns, _ = conv.output_shape(model.input.shape)
+    assert (rows, columns) != (1, 1)
+    assert modelfile.check(replace(model, layers=(conv,))) == [
+        "layer 'convolution0': the last layer gives the logits and must have a 1 x 1 result, not "
+        f"{rows} x {columns}: append a dense layer"]
+
+
+def test_a_wrong_edge_causes_no_guesses_about_shapes(model):
+    # As it stands, the dense layer would not fit on the convolution.
+    dense = replace(model.layers[-1], inputs=("max_pool1",))
+    problem, = modelfile.check(replace(model, layers=(model.layers[0], dense)))
+    assert "its input 'max_pool1' does not exist" in problem
+
+
 def test_a_broken_format_is_reported_once(model):
     pool = model.layers[2]
     assert isinstance(pool, SumPool)
