@@ -1,0 +1,103 @@
+"""The documentation: links lead somewhere, commands exist, examples run."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+INDEX = ROOT / "docs" / "README.md"
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def fences(path, language):
+    return [body for kind, body in FENCE.findall(path.read_text(encoding="utf-8"))
+            if kind == language]
+
+
+def anchors(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def commands(path):
+    """Command lines `python -m OURS ...` in the shell blocks of a page."""
+    for body in fences(path, "sh"):
+        for line in body.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "-m" in words and "python" in Path(words[0]).name:
+                module = words[words.index("-m") + 1]
+                if module.split(".")[0] in {"flightrtl", "train", "sim", "benchmarks"}:
+                    yield module, words[words.index("-m") + 2:]
+
+
+@cache
+def options(module):
+    result = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, text=True,
+                            capture_output=True, check=True, timeout=60)
+    return set(re.findall(r"--[a-z][a-z-]*", result.stdout))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), f"{target} leads nowhere"
+        if anchor:
+            assert anchor in anchors(path), f"{target} is no heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_have_the_options_that_they_use(page):
+    for module, words in commands(page):
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= options(module) | {"--help"}, f"{module} {' '.join(words)}"
+
+
+def test_the_readme_shows_the_commands():
+    shown = {module for module, _ in commands(ROOT / "README.md")}
+    assert {"flightrtl.build", "train", "sim"} <= shown
+    assert "make bitstream" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_page_is_in_the_index():
+    text = INDEX.read_text(encoding="utf-8")
+    for page in PAGES:
+        if page.parent == INDEX.parent and page != INDEX:
+            assert f"({page.name})" in text, f"docs/README.md does not name {page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_examples_are_python(page):
+    for body in fences(page, "python"):
+        ast.parse(body, name(page))
+
+
+def test_the_example_of_the_readme_runs(capsys):
+    for body in fences(ROOT / "README.md", "python"):
+        exec(compile(body, "README.md", "exec"), {})
+        results = [int(number) for number in re.findall(r"# (-?\d+), and so", body)]
+        assert results
+        assert [int(line) for line in capsys.readouterr().out.split()] == results
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_figures_are_measured(page):
+    """No page is published with a place that still waits for its figures."""
+    assert "<!-- results -->" not in page.read_text(encoding="utf-8")
