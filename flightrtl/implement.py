@@ -258,19 +258,22 @@ def _count(cells: Mapping[str, Any], family: Family,
            owner: Callable[[str], str]) -> dict[str, dict[str, int]]:
     """Cells of nextpnr's netlist by part of the design and resource."""
     nets: dict[int, str] = {}
-    nameless = []
+    nameless: dict[str, list[Mapping[str, Any]]] = {}
     parts: dict[str, Counter[str]] = {}
     for name, cell in cells.items():
         if name.startswith("$"):
-            nameless.append(cell)
+            # The two halves of an ECP5 carry cell belong together.
+            nameless.setdefault(name.partition("$CCU2_COMB")[0], []).append(cell)
             continue
         part = owner(name)
         for bit in _bits(cell):
             nets.setdefault(bit, part)
         parts.setdefault(part, Counter()).update(family.resource(cell))
-    for cell in nameless:  # feed-ins of carry chains and the like: they belong to a neighbour
-        part = next((nets[bit] for bit in _bits(cell) if bit in nets), owner(""))
-        parts.setdefault(part, Counter()).update(family.resource(cell))
+    for group in nameless.values():  # ends of carry chains and the like: they go to a neighbour
+        bits = [bit for cell in group for bit in _bits(cell)]
+        part = next((nets[bit] for bit in bits if bit in nets), owner(""))
+        for cell in group:
+            parts.setdefault(part, Counter()).update(family.resource(cell))
     return {part: dict(count) for part, count in parts.items() if count}
 
 
