@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flightrtl import golden
-from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
 from flightrtl.model import INPUT, Convolution, Dense, Layer, MaxPool, Model
 
@@ -24,10 +23,6 @@ from .networks import Network
 from .quantize import power_of_two
 
 __all__ = ["compare", "export"]
-
-_EXACT_BITS = 24
-"""float32 holds every integer of magnitude up to ``2**24``."""
-
 
 def _integers(values: Tensor, exponent: Tensor, what: str) -> IntArray:
     """``values / 2**exponent``, which must be integers already."""
@@ -92,16 +87,7 @@ def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
             layers.append(MaxPool(name=str(layer.name), inputs=(source,), kernel=(size, size),
                                   stride=(size, size)))
         source = layers[-1].name
-    model = Model(name, network.input, tuple(layers), dict(provenance))
-    for weighted in layers:
-        if isinstance(weighted, (Convolution, Dense)):
-            low, high = weighted.accumulator_range(model.source(weighted).format)
-            extra = int(np.abs(weighted.bias).max(initial=0))
-            if max(-low, high) + extra > 1 << _EXACT_BITS:
-                raise BuildError("its sums are too large for an exact float32 training",
-                                 layer=weighted.name, knob="fewer --activation-bits or "
-                                 "--exponent-bits, or fewer input channels")
-    return model
+    return Model(name, network.input, tuple(layers), dict(provenance))
 
 
 def compare(network: Network, model: Model, images: Tensor) -> tuple[int, IntArray]:

@@ -134,18 +134,26 @@ class QuantizedLayer(nn.Module):
         self.folded.fill_(True)
 
     def accumulate(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution alone."""
-        return functional.conv2d(values, weight, bias, self.stride, self.padding)
+        """The convolution alone.
+
+        Without gradients, in float64: there every sum is exact, whatever the formats are. In
+        float32 it is while it has no more than 24 bits.
+        """
+        if torch.is_grad_enabled():
+            return functional.conv2d(values, weight, bias, self.stride, self.padding)
+        return functional.conv2d(values.double(), weight.double(),
+                                 None if bias is None else bias.double(), self.stride,
+                                 self.padding)
 
     def forward(self, values: Tensor) -> Tensor:
         """Real-valued activations in, real-valued activations out (on the grid once folded)."""
         if not bool(self.folded):
             if self.norm is None:
-                result = self.accumulate(values, self.weight, self.bias)
+                result = self.accumulate(values, self.weight, self.bias).float()
             else:
-                result = self.norm(self.accumulate(values, self.weight, None))
+                result = self.norm(self.accumulate(values, self.weight, None).float())
             return result if self.output.signed else functional.relu(result)
         self.parts = self.decompose()
         weight = FLightNN.apply(self.weight, self.absolute_thresholds(), self.parts)
         result = self.accumulate(values, weight, self.quantized_bias())
-        return activation.quantize(result, self.output, int(self.output_scale))
+        return activation.quantize(result, self.output, int(self.output_scale)).float()

@@ -122,7 +122,7 @@ class Network(nn.Module):
         for layer in self.sequence:
             if isinstance(layer, QuantizedLayer):
                 layer.fold()
-                result = layer.accumulate(values, layer.weight, layer.bias)
+                result = layer.accumulate(values, layer.weight, layer.bias).float()
                 layer.input_scale.fill_(scale)
                 # No finer than the accumulator, or the shift behind it would be negative. Weights
                 # of the last layer still grow: one binary place is kept for that.

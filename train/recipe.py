@@ -106,7 +106,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, known in (("dataset", DATASETS), ("network", NETWORKS), ("method", METHODS)):
             value = getattr(self, name)
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise UserError(f"no {name} {value!r}; there are {', '.join(known)}")
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -120,6 +120,9 @@ class Recipe:
                 if not low <= value <= high:
                     raise UserError(f"{_shown(item.name)} must be {low:g} to {high:g}, not "
                                     f"{value:g}")
+        if not isinstance(self.lambda_layers, dict):
+            raise UserError(f"lambda_layers must be a table of layer names and factors, not "
+                            f"{self.lambda_layers!r}")
         for layer, factor in self.lambda_layers.items():
             if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor >= 0:
                 raise UserError(f"lambda_layers.{layer} must be a number from 0, not {factor!r}")
