@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The documentation: links lead somewhere, commands exist, examples run."""
 
 import ast
@@ -8,7 +9,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.streams import run_streams
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,12 +93,37 @@ def test_python_examples_are_python(page):
         ast.parse(body, name(page))
 
 
+def run_examples(path, capsys):
+    """Run a page's examples one after the other; the result is what they print."""
+    namespace = {"__name__": "__main__"}
+    for body in fences(path, "python"):
+        exec(compile(body, name(path), "exec", dont_inherit=True), namespace)
+    return namespace, capsys.readouterr().out
+
+
 def test_the_example_of_the_readme_runs(capsys):
-    for body in fences(ROOT / "README.md", "python"):
-        exec(compile(body, "README.md", "exec"), {})
-        results = [int(number) for number in re.findall(r"# (-?\d+), and so", body)]
-        assert results
-        assert [int(line) for line in capsys.readouterr().out.split()] == results
+    _, output = run_examples(ROOT / "README.md", capsys)
+    assert output.split() == re.findall(r"# (-?\d+), and so does the hardware",
+                                        (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert output
+
+
+def test_the_example_of_a_reused_pe_runs(capsys):
+    page = ROOT / "docs" / "reuse-a-pe.md"
+    design = fences(page, "python")[0]
+    assert len([line for line in design.splitlines() if line.strip()]) <= 40
+    _, output = run_examples(page, capsys)
+    assert output == "".join(fences(page, "text"))
+
+
+def test_a_reused_pe_under_stalls(capsys):
+    namespace, _ = run_examples(ROOT / "docs" / "reuse-a-pe.md", capsys)
+    rng = np.random.default_rng(7)
+    inputs = rng.integers(0, 256, (20, 4))
+    expected = inputs @ np.array([[3, -6, 1, 65], [1, 0, -16, 2]]).T
+    run = run_streams(namespace["DotProducts"](), {"i": inputs.tolist()}, {"o": expected.size},
+                      seed=2, stall=0.4)
+    assert run["o"] == expected.ravel().tolist()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
