@@ -9,7 +9,7 @@ from typing import Any
 
 from amaranth import ClockDomain, ClockSignal, Instance, Module, Signal
 from amaranth.lib import io, wiring
-from amaranth.lib.cdc import ResetSynchronizer  # type: ignore[import-untyped]
+from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import Out
 
 from ..boards import Board

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..formats import IntArray, _integer
-from ..model import TensorType, WeightedLayer
+from ..model import Convolution, Dense, TensorType
 
 __all__ = ["FoldedLayer", "Folding", "drain_program"]
 
@@ -66,7 +66,7 @@ class FoldedLayer:
 
     Parameters
     ----------
-    layer : WeightedLayer
+    layer : Convolution or Dense
         Convolution or dense layer.
     source : TensorType
         What feeds it.
@@ -79,7 +79,7 @@ class FoldedLayer:
         If ``simd`` does not divide the channels (or, by columns, the kernel column).
     """
 
-    layer: WeightedLayer
+    layer: Convolution | Dense
     source: TensorType
     folding: Folding
 
@@ -152,7 +152,7 @@ class FoldedLayer:
     @property
     def pixels(self) -> int:
         """Output pixels of one inference."""
-        height, width, _ = self.layer.output_shape(self.source.shape)  # type: ignore[attr-defined]
+        height, width, _ = self.layer.output_shape(self.source.shape)
         return int(height * width)
 
     @property

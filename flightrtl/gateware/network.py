@@ -8,7 +8,6 @@ from typing import Any
 from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 from numpy.typing import ArrayLike
 
 from ..formats import IntArray
@@ -104,7 +103,7 @@ class Network(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        before = wiring.flipped(self.i)
+        before: Any = wiring.flipped(self.i)
         for name, stage in self.stages.items():
             m.submodules[name] = stage
             wiring.connect(m, before, stage.i)

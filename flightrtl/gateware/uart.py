@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.cdc import FFSynchronizer  # type: ignore[import-untyped]
+from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer

@@ -172,8 +172,8 @@ class SlidingWindow(wiring.Component):
         data_out = []
         for bank in range(banks):
             depth = self.pitch * self.rows // banks
-            ram = memory.Memory(shape=word_bits, depth=depth, init=[],
-                                attrs={"no_rw_check": 1})
+            ram: memory.Memory[Any, Any] = memory.Memory(
+                shape=word_bits, depth=depth, init=[], attrs={"no_rw_check": "1"})
             m.submodules[f"ram_{bank}"] = ram
             write, read = ram.write_port(), ram.read_port(domain="comb")
             # An asynchronous port and a register of our own: synthesis joins them to a block
