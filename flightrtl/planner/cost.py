@@ -13,6 +13,7 @@ from amaranth.utils import ceil_log2
 
 from ..formats import ActivationFormat, TermFormat
 from ..gateware.folding import FoldedLayer
+from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, TensorType
 
 __all__ = ["Cost", "engine_cost", "memory_brams", "pool_cost", "system_costs", "total"]
@@ -59,41 +60,120 @@ def memory_brams(family: str, depth: int, width: int) -> int:
     return min(-(-depth // rows) * -(-width // bits) for rows, bits in _BRAM_SHAPES[family])
 
 
-ENGINE_LUT4 = 170
-"""Sequencer, requantizer and window control of one engine."""
-ENGINE_FF = 140
+# Logic cells of one lane of PEArray, without the weights. Fitted to arrays of 2 and 6 lanes, by
+# their difference: activations of 4, 8 and 16 bits, 1 to 4 exponent bits, S = 1 to 8; off by 1 %
+# for 3 exponent bits and 8-bit activations, by 8 % at most for the others.
+PRODUCT_LUT4 = {"ice40": 0.822, "ecp5": 0.975}
+"""Per bit of the barrel's stages."""
+ADDER_LUT4 = {"ice40": 1.389, "ecp5": 1.067}
+"""Per bit of the adder tree."""
+ACCUMULATOR_LUT4 = {"ice40": 3.555, "ecp5": 3.152}
+"""Per bit of accumulator and chain."""
+
+# What follows was fitted to whole designs: an MNIST network of four convolutions and a dense
+# layer (UP5K at S = 1, 2, 4, 8; LFE5U-85F at S = 2, 4, 5, 9).
+ARRAY_LUT4 = 14
+"""Control of an array."""
+WINDOW_LUT4 = 82
+"""Counters and control of a window, and per bit of its word:"""
+WINDOW_BIT_LUT4 = 1.3
+WINDOW_TURN_LUT4 = 0.66
+"""By columns, per bit of the word and further row of the buffer: the multiplexer of its rows."""
+BUFFER_LUT4 = 21
+"""Control of the buffer behind an engine, and per bit of the result:"""
+BUFFER_BIT_LUT4 = 2.6
+REQUANTIZER_LUT4 = 10
+"""Control of a requantizer."""
+SCHEDULER_LUT4 = 8
+"""A scheduler that has nothing to add up, and per bit of accumulator if it has:"""
+SCHEDULER_BIT_LUT4 = 2
+COUNTER_LUT4 = 14
+"""The address of a weight memory."""
+
+ROM_BLOCK_BITS = BLOCK_BITS
+"""From this size on weights go to block RAM; see :mod:`flightrtl.gateware.weights`."""
+_ICE40_RAM_BITS = 64
+_ECP5_RAM_UNITS = 16
+# Up to these sizes Yosys makes flip-flops (iCE40) or 16 x 4 bit LUT RAMs (ECP5) of a row buffer.
+_FF_RAM_LUT4 = 1.6
+_LUT_RAM_LUT4 = 6
 
 
-def _product_lut4(activation: ActivationFormat, term: TermFormat) -> int:
-    """The barrel: one LUT4 for each bit of each stage, and stage ``e`` adds ``2**e`` bits."""
-    return sum(activation.bits + (2 << stage) - 1 for stage in range(term.exponent_bits))
+def adder_bits(product_bits: int, simd: int) -> int:
+    """Bits of all adders of a tree over ``simd`` products."""
+    bits, level = 0, 0
+    while simd > 1:
+        level += 1
+        bits += simd // 2 * (product_bits + level)
+        simd = -(-simd // 2)
+    return bits
 
 
-def engine_cost(folded: FoldedLayer, family: str) -> Cost:
-    """Estimate for one convolution or dense engine: array, weights, window, requantizer."""
-    layer, source = folded.layer, folded.source
+def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
+    """Estimate for one convolution or dense engine.
+
+    Parameters
+    ----------
+    folded : FoldedLayer
+        The layer and its folding.
+    family : str
+        ``ice40`` or ``ecp5``.
+    accumulator : int
+        Bits of the array's accumulators.
+    """
+    layer, form = folded.layer, folded.source.format
     lanes, simd = folded.folding.lanes, folded.folding.simd
-    product_bits = source.format.bits + layer.format.max_exponent + 1
-    adders = sum((product_bits + level) * -(-simd // (1 << level)) // 1
-                 for level in range(1, ceil_log2(simd) + 1))
-    accumulator = layer.accumulator_bits(source.format) + 1
-    lane = simd * _product_lut4(source.format, layer.format) + adders + 2 * accumulator
-    return Cost(
-        lut4=ENGINE_LUT4 + lanes * lane,
-        ff=ENGINE_FF + lanes * (simd * product_bits + adders + 2 * accumulator),
-        bram=_weight_brams(folded, family) + _window_brams(folded, family))
+    product = form.bits + layer.format.max_exponent + (not form.signed)
+    adders = adder_bits(product, simd)
+    stages = sum(form.bits + (2 << stage) - 1 for stage in range(layer.format.exponent_bits))
+    lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
+            + ACCUMULATOR_LUT4[family] * accumulator)
+    array = Cost(lut4=round(ARRAY_LUT4 + lanes * lane),
+                 ff=lanes * (simd * product + adders + 2 * accumulator + 3))
+    return total((array, _rest_cost(folded, accumulator), _window_cost(folded, family),
+                  _weights_cost(folded, family)))
 
 
-def _weight_brams(folded: FoldedLayer, family: str) -> int:
+def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
+    """Scheduler, requantizer and output buffer."""
+    layer = folded.layer
+    bits = layer.output.bits
+    span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
+    adds = max(layer.k, default=0) > 1 or layer.slots != folded.passes * folded.folding.lanes
+    lut4 = (SCHEDULER_LUT4 + accumulator * (1 + SCHEDULER_BIT_LUT4 * adds)
+            + REQUANTIZER_LUT4 + accumulator * (1 + span) + 2 * bits
+            + BUFFER_LUT4 + BUFFER_BIT_LUT4 * bits)
+    return Cost(lut4=round(lut4), ff=accumulator * (3 + adds) + 4 * bits + 20)
+
+
+def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
     width = folded.folding.lanes * folded.folding.simd * folded.layer.format.code_bits
-    return memory_brams(family, folded.passes * folded.words, width)
+    depth = folded.passes * folded.words
+    if width * depth >= ROM_BLOCK_BITS:
+        return Cost(lut4=COUNTER_LUT4, ff=10, bram=memory_brams(family, depth, width))
+    # A function of the address for each bit: one LUT4 for 16 words, three for 32, ...
+    return Cost(lut4=COUNTER_LUT4 + width * (2 * -(-depth // 16) - 1), ff=10 + width)
 
 
-def _window_brams(folded: FoldedLayer, family: str) -> int:
+def _window_cost(folded: FoldedLayer, family: str) -> Cost:
     # Rows and words of a row are rounded up, so that the address is {row, word}.
+    simd, bits = folded.folding.simd, folded.source.format.bits
+    chunk = simd // folded.rows
     rows = 1 << ceil_log2(folded.kernel[0] + 1)
-    pitch = 1 << ceil_log2(folded.source.shape[1] * folded.channels // folded.folding.simd)
-    return memory_brams(family, rows * pitch, folded.folding.simd * folded.source.format.bits)
+    pitch = 1 << ceil_log2(folded.source.shape[1] * folded.channels // chunk)
+    banks = rows if folded.folding.column else 1
+    depth, width = rows * pitch // banks, chunk * bits
+    lut4 = WINDOW_LUT4 + WINDOW_BIT_LUT4 * simd * bits
+    if folded.folding.column:
+        lut4 += WINDOW_TURN_LUT4 * simd * bits * (rows - 1)
+    ff = 40 + 2 * simd * bits
+    units = -(-depth // 16) * -(-width // 4)
+    if family == "ice40" and depth * width <= _ICE40_RAM_BITS:
+        return Cost(lut4=round(lut4 + banks * _FF_RAM_LUT4 * depth * width),
+                    ff=ff + banks * depth * width)
+    if family == "ecp5" and units < _ECP5_RAM_UNITS:
+        return Cost(lut4=round(lut4 + banks * _LUT_RAM_LUT4 * units), ff=ff)
+    return Cost(lut4=round(lut4), ff=ff, bram=banks * memory_brams(family, depth, width))
 
 
 POOL_LUT4 = 60
@@ -106,11 +186,14 @@ def pool_cost(layer: MaxPool, source: TensorType, family: str) -> Cost:
                 bram=memory_brams(family, row, source.format.bits))
 
 
-CLOCK_LUT4 = 14
-LINK_LUT4 = 170
+CLOCK_LUT4 = 25
+LINK_LUT4 = 250
+ARGMAX_BIT_LUT4 = 2.5
 
 
-def system_costs(family: str) -> dict[str, Cost]:
-    """What every design has besides its layers."""
-    return {"clock": Cost(lut4=CLOCK_LUT4, ff=CLOCK_LUT4 + 4),
-            "link": Cost(lut4=LINK_LUT4, ff=110)}
+def system_costs(output: TensorType) -> dict[str, Cost]:
+    """What every design has besides its layers: clock, host link, and the winner's search."""
+    return {"clock": Cost(lut4=CLOCK_LUT4, ff=16),
+            "link": Cost(lut4=LINK_LUT4, ff=120),
+            "argmax": Cost(lut4=round(ARGMAX_BIT_LUT4 * output.format.bits),
+                           ff=2 * output.format.bits + 8)}

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..boards import Board
 from ..errors import BuildError, UserError
-from ..formats import IntArray
+from ..formats import IntArray, signed_bits
 from ..gateware.clocking import solve
+from ..gateware.engine import inverted_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..model import INPUT, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, pool_cost, system_costs, total
@@ -81,7 +82,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
                         f"not {target_rate:g}")
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
-    overhead = system_costs(board.family)
+    overhead = system_costs(model.output)
     spent = total(overhead.values())
     budget = _Budget(int(board.resources.lut4 * board.fill) - spent.lut4,
                      board.resources.bram - spent.bram)
@@ -116,13 +117,14 @@ def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
     lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
+    accumulator = signed_bits(*inverted_range(layer, source.format))
     found = []
     for column in (False, True) if height > 1 else (False,):
         for simd in (height * n if column else n for n in divisors):
             for count in lanes:
                 folded = FoldedLayer(layer, source, Folding(count, simd, column))
                 found.append(_Option(folded, folded.cycles, folded.utilization,
-                                     engine_cost(folded, family)))
+                                     engine_cost(folded, family, accumulator)))
     return _pareto(found)
 
 
