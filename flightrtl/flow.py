@@ -26,13 +26,13 @@ from .boards import Board
 from .errors import BuildError
 from .files import atomic_path, atomic_write
 from .gateware import Network
-from .gateware.top import Top
 from .implement import FAMILIES, DoesNotFit, Implementation, Usage, implement
 from .model import Model
 from .planner import Plan, plan
 from .progress import Progress
 from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, run, without_amaranth_overrides
+from .top import Top
 
 __all__ = ["Request", "build", "estimate", "program", "write_verilog"]
 

@@ -7,8 +7,8 @@ from amaranth.sim import Simulator
 from flightrtl import boards, golden
 from flightrtl.errors import BuildError
 from flightrtl.gateware.link import Frame, Status, checksum
-from flightrtl.gateware.top import SerialNetwork
 from flightrtl.planner import plan
+from flightrtl.top import SerialNetwork
 from tests.models import random_images, random_model
 from tests.streams import PERIOD
 from tests.test_uart import bits_of, receive_byte, send_bits

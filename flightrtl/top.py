@@ -8,14 +8,14 @@ from amaranth import ClockDomain, Module, Signal
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..boards import Board, Led
-from ..errors import BuildError
-from ..model import Model
-from ..planner.plan import Plan
-from .clocking import ClockReset
-from .link import Frame, Link
-from .network import Network
-from .uart import UartReceiver, UartTransmitter, divisor
+from .boards import Board, Led
+from .errors import BuildError
+from .gateware.clocking import ClockReset
+from .gateware.link import Frame, Link
+from .gateware.network import Network
+from .gateware.uart import UartReceiver, UartTransmitter, divisor
+from .model import Model
+from .planner.plan import Plan
 
 __all__ = ["SerialNetwork", "Top"]
 
