@@ -11,7 +11,7 @@ from flightrtl import datasets, golden, modelfile, models, samples
 from flightrtl.errors import BuildError, UserError
 from flightrtl.model import WeightedLayer
 from train import __main__ as command
-from train import augment, export, journal, verify
+from train import augment, export, journal, plot, verify
 from train.networks import NETWORKS, Conv, Dense, Pool
 from train.recipe import METHODS, RECIPES, Recipe, load_recipe
 from train.trainer import Trainer, as_tensors
@@ -217,7 +217,7 @@ def test_methods(data, method):
 @pytest.mark.parametrize(("words", "message"), [
     (["--dataset", "digits", "--network", "digits"], "--output FILE"),
     (["--dataset", "digits", "--output", "x.safetensors"], "network is not said"),
-    (["--network", "digits", "--output", "x.safetensors"], "dataset is not said"),
+    (["--output", "x.safetensors"], "dataset is not said"),
     (["--recipe", "digits", "--output", "x.bin"], "must end in .safetensors"),
     (["--recipe", "digits", "--output", "/no/where/x.safetensors"], "no folder"),
     (["--recipe", "digit", "--output", "x.safetensors"], "there are digits, mnist"),
@@ -298,6 +298,35 @@ def test_augmentation():
     assert changed[0].min() >= 0
     assert changed[0].max() <= 255
     assert augment.affine(images, 0.0, torch.Generator()) is images
+
+
+def test_a_network_is_trained_by_its_recipe_unless_told_otherwise():
+    def recipe(*words):
+        return command._recipe(command.parser().parse_args(words))
+    given = Recipe.from_dict(load_recipe("digits"), "digits")
+    assert recipe("--recipe", "digits") == given
+    assert recipe("--dataset", "digits", "--network", "digits", "--method", "flightnn") == given
+    changed = recipe("--network", "digits", "--epochs", "7", "--lambda", "0", "--seed", "4")
+    assert changed == dataclasses.replace(given, epochs=7, lambda_=0.0, seed=4)
+    assert recipe("--dataset", "fashion-mnist", "--network", "mnist").dataset == "fashion-mnist"
+
+
+def test_plot(tmp_path, data, capsys):
+    pytest.importorskip("matplotlib")
+    trainer = Trainer(Recipe(**QUICK, epochs=3), data)
+    for _ in range(3):
+        trainer.run_epoch()
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"recipe": trainer.recipe.as_dict(), "epochs": trainer.epochs}))
+    assert plot.main([str(path)]) == 0
+    picture = (tmp_path / "log.svg").read_text()
+    assert picture.startswith("<?xml")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "log.svg")
+    with pytest.raises(UserError, match=r"must end in \.svg, \.png, \.pdf"):
+        plot.main([str(path), "--output", "picture.doc"])
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not the log of a training run"):
+        plot.main([str(path)])
 
 
 def test_list(capsys):

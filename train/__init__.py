@@ -11,5 +11,8 @@ schedule       learning rates, lambda and stages over the epochs
 trainer        the loop, with checkpoints that resume exactly
 journal        progress lines, JSON and CSV logs
 export         the trained network as integers, proved equal to the golden model
+verify         the same proof for a model file: ``python -m train.verify MODEL``
+plot           a picture of a log: ``python -m train.plot LOG.json``
+samples        writes the sample images that the package brings along
 =============  ====================================================================
 """

@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--list", action="store_true", help="show data sets, networks, methods and recipes")
     add("--recipe", metavar="NAME", help="start from a recipe that comes with the trainer, or "
-                                         "from a .toml file; other options change it")
+                                         "from a .toml file; other options change it. Default: the "
+                                         "recipe with the network's name, if there is one")
     add("--dataset", metavar="NAME")
     add("--network", metavar="NAME")
     add("--method", metavar="NAME", help="default: flightnn")
@@ -82,13 +83,16 @@ def listing() -> dict[str, Any]:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe that the command line asks for."""
-    from .recipe import Recipe, load_recipe
-    values = load_recipe(options.recipe) if options.recipe else {}
-    for name in ("dataset", "network", "method", "epochs", "seed", "batch_size", "exponent_bits",
-                 "activation_bits", "max_terms", "lambda_"):
-        if (value := getattr(options, name)) is not None:
-            values[name.rstrip("_")] = value
-    return Recipe.from_dict(values, options.recipe or "the command line")
+    from .recipe import RECIPES, Recipe, load_recipe
+    name = options.recipe
+    if name is None and (RECIPES / f"{options.network}.toml").is_file():
+        name = options.network
+    values = load_recipe(name) if name else {}
+    for key in ("dataset", "network", "method", "epochs", "seed", "batch_size", "exponent_bits",
+                "activation_bits", "max_terms", "lambda_"):
+        if (value := getattr(options, key)) is not None:
+            values[key.rstrip("_")] = value
+    return Recipe.from_dict(values, name or "the command line")
 
 
 def _output(options: argparse.Namespace) -> Path:
@@ -149,18 +153,20 @@ def _epochs(trainer: Trainer, output: Path, checkpoint: Path, progress: Progress
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Carry out a run; returns its result."""
     recipe, output = _recipe(options), _output(options)
+    progress = Progress()
+    progress.step("starting")
     import torch
 
     from . import journal
     from .export import compare, export
     from .trainer import Trainer, as_tensors
     torch.set_num_threads(1)        # these networks are too small for more; and it is repeatable
-    progress = Progress()
     progress.step(f"reading {recipe.dataset}")
     data = as_tensors(datasets.load(recipe.dataset, options.data, "train"),
                       datasets.load(recipe.dataset, options.data, "test"))
-    progress.done()
+    progress.step("preparing")      # PyTorch loads large parts of itself only now
     trainer = Trainer(recipe, data)
+    progress.done()
     checkpoint = output.with_suffix(".checkpoint")
     if options.resume:
         trainer.restore(checkpoint)
@@ -176,8 +182,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         _epochs(trainer, output, checkpoint, progress, lambda: journal.write(log, output))
     except BaseException:
         progress.done()
-        if checkpoint.exists() and trainer.epoch:
-            progress.note(f"{trainer.epoch} of {recipe.epochs} epochs are kept in {checkpoint}; "
+        if trainer.saved:
+            progress.note(f"{trainer.saved} of {recipe.epochs} epochs are kept in {checkpoint}; "
                           "the same command with --resume goes on from there")
         raise
     progress.step(f"comparing with the integer model on {len(data.test_images)} test images")

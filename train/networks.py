@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.model import TensorType
 
+from .activation import calibrate
 from .layers import QuantizedLayer
 
 __all__ = ["NETWORKS", "Conv", "Dense", "Network", "Pool"]
@@ -24,6 +25,11 @@ class Conv:
     stride: int = 1
     padding: int = 0
 
+    def __str__(self) -> str:
+        text = f"{self.filters} filters {self.kernel}x{self.kernel}"
+        text += f" stride {self.stride}" if self.stride > 1 else ""
+        return text + (f" padding {self.padding}" if self.padding else "")
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -31,12 +37,18 @@ class Pool:
 
     size: int
 
+    def __str__(self) -> str:
+        return f"max-pool {self.size}x{self.size}"
+
 
 @dataclass(frozen=True)
 class Dense:
     """A fully connected layer; ``units = 0`` stands for the number of classes."""
 
     units: int = 0
+
+    def __str__(self) -> str:
+        return f"dense {self.units or 'classes'}"
 
 
 NETWORKS: dict[str, tuple[Conv | Pool | Dense, ...]] = {
@@ -116,7 +128,6 @@ class Network(nn.Module):
     @torch.no_grad()
     def fold(self, images: Tensor) -> None:
         """End the float stage; scales of activations are chosen on ``images``."""
-        from .activation import calibrate
         values = images * 2.0 ** self.input.scale
         scale = self.input.scale
         for layer in self.sequence:

@@ -73,6 +73,8 @@ class Trainer:
         Being trained.
     epoch : int
         Epochs done.
+    saved : int
+        Epochs in the last checkpoint.
     epochs : list of dict
         The log of each of them.
     """
@@ -80,7 +82,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, data: Data) -> None:
         dataset = DATASETS[recipe.dataset]
         self.recipe, self.data = recipe, data
-        self.epoch = 0
+        self.epoch = self.saved = 0
         self.epochs: list[dict[str, Any]] = []
         torch.manual_seed(recipe.seed)
         try:
@@ -214,6 +216,7 @@ class Trainer:
                         "epoch": self.epoch, "network": self.network.state_dict(),
                         "optimizer": self.optimizer.state_dict(), "epochs": self.epochs},
                        temporary)
+        self.saved = self.epoch
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of the same recipe.
@@ -248,3 +251,4 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.epoch += 1
         self.optimizer.load_state_dict(state["optimizer"])
+        self.saved = self.epoch
