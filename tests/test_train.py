@@ -9,7 +9,7 @@ import torch
 
 from flightrtl import datasets, golden, modelfile, models, samples
 from flightrtl.errors import BuildError, UserError
-from flightrtl.model import WeightedLayer
+from flightrtl.model import Convolution, WeightedLayer
 from train import __main__ as command
 from train import augment, export, journal, plot, verify
 from train.networks import NETWORKS, Conv, Dense, Pool
@@ -136,8 +136,9 @@ def test_compare_sees_a_wrong_bias(data):
     trainer.run_epoch()
     trainer.run_epoch()
     model = export.export(trainer.network, "net", {})
-    wrong = dataclasses.replace(model.layers[0], bias=model.layers[0].bias
-                                + (1 << int(model.layers[0].shift[0])))
+    first = model.layers[0]
+    assert isinstance(first, Convolution)
+    wrong = dataclasses.replace(first, bias=first.bias + (1 << int(first.shift[0])))
     model = dataclasses.replace(model, layers=(wrong, *model.layers[1:]))
     assert export.compare(trainer.network, model, data.test_images)[0] > 0
 
