@@ -1,0 +1,16 @@
+"""The examples in the docstrings of the trainer and of the samples."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ["flightrtl.samples", "train.__main__", "train.activation", "train.quantize",
+           "train.samples", "train.schedule"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
