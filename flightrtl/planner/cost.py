@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 
 from amaranth.utils import ceil_log2
 
-from ..formats import ActivationFormat, TermFormat
+from ..formats import ActivationFormat
 from ..gateware.folding import FoldedLayer
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, TensorType

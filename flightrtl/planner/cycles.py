@@ -187,10 +187,7 @@ class _Pool:
         (height, width, channels), kernel, stride = pool.shape, pool.kernel, pool.stride
         self.folds = []
         if kernel[1] > stride[1]:
-            self.folds.append(_Fold((width * height, 1, channels), (1, 1), (1, 1)))
-            columns = _axis(width, kernel[1], stride[1])
-            self.folds[0].values = [column for _ in range(height) for column in columns
-                                    for _ in range(channels)]
+            self.folds.append(_Fold((width, 1, channels), (kernel[1], 1), (stride[1], 1)))
             width, kernel, stride = pool.output_shape[1], (kernel[0], 1), (stride[0], 1)
         self.folds.append(_Fold((height, width, channels), kernel, stride))
 

@@ -77,10 +77,10 @@ class Plan:
     overhead : mapping of str to Cost
         What is there besides the layers: clock and reset, serial port, host link.
     cycles_per_inference : int
-        Interval between inferences when images are fed without a gap.
+        Interval between inferences when images are fed without a gap, from the cycle model.
     latency_cycles : int
-        Estimate of the cycles from an image's first value to its class, in an idle pipeline
-        whose input never pauses.
+        Cycles from an image's first value to its last logit, in an idle pipeline whose input
+        never pauses; from the cycle model.
     """
 
     board: Board

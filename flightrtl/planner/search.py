@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..boards import Board
 from ..errors import BuildError, UserError
-from ..formats import IntArray, signed_bits
+from ..formats import signed_bits
 from ..gateware.clocking import solve
 from ..gateware.engine import inverted_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..model import INPUT, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, pool_cost, system_costs, total
+from .cycles import Timing, measure
 from .plan import LayerPlan, Plan
 
-__all__ = ["latency", "plan"]
+__all__ = ["plan"]
 
 GOOD_UTILIZATION = 0.95
 """Share of the slowest layer's lane-cycles that should do work."""
@@ -90,22 +89,33 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     floor = max(tensor.size for tensor in model.tensors.values())
     _check_fits(model, board, budget, options)
 
-    chosen = None
     wanted = target_rate or board.default_rate
-    if wanted is not None:
-        limit = math.floor(clock_mhz * 1e6 / wanted)
-        if target_rate is not None:
-            _check_reachable(model, board, limit, floor, target_rate, clock_mhz, options)
-        chosen = _choose(options, limit, budget) if limit >= floor else None
-        if chosen is None and target_rate is not None:
-            raise _too_large(board, budget, options, limit, target_rate)
+    limit = floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
+    if target_rate is not None:
+        _check_reachable(model, board, limit, floor, target_rate, clock_mhz, options)
+    chosen = _choose(options, limit, budget) if wanted is not None and limit >= floor else None
+    if chosen is None and target_rate is not None:
+        raise _too_large(board, budget, options, limit, target_rate)
     if chosen is None:
         chosen = _fastest(options, floor, budget)
-    layers = tuple(_layer_plan(model, name, option) for name, option in chosen.items())
-    return Plan(board=board, clock_mhz=clock_mhz, layers=layers, overhead=overhead,
-                cycles_per_inference=max(floor, *(layer.cycles for layer in layers)),
-                latency_cycles=latency(model, {layer.name: layer.folding for layer in layers
-                                               if layer.folding}))
+    timing = _timing(model, board, chosen)
+    # Layers as slow as the limit allows may still wait for each other: narrow it until the
+    # whole keeps to it.
+    tighter = limit
+    while target_rate is not None and timing.interval > limit:
+        tighter = min(tighter * limit // timing.interval, tighter - 1)
+        chosen = _choose(options, tighter, budget) if tighter >= floor else None
+        if chosen is None:
+            raise _too_large(board, budget, options, limit, target_rate)
+        timing = _timing(model, board, chosen)
+    return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
+                layers=tuple(_layer_plan(model, name, option) for name, option in chosen.items()),
+                cycles_per_inference=timing.interval, latency_cycles=timing.latency)
+
+
+def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing:
+    foldings = {name: option.folded.folding for name, option in chosen.items() if option.folded}
+    return measure(model, foldings, weight_register=board.weight_register)
 
 
 def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
@@ -256,45 +266,3 @@ def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
         cost=option.cost)
-
-
-# Cycles from the last input of a window to the first output, besides the pass itself.
-_WEIGHTED_DELAY = 12
-_POOL_DELAY = 3
-
-
-def latency(model: Model, foldings: dict[str, Folding]) -> int:
-    """Cycles from an image's first value to its class, in an idle pipeline that nothing stops.
-
-    Follows every output pixel: it starts when its window is complete and the one before it is
-    done. Delays inside the engines are constants, so this is an estimate.
-    """
-    # When each pixel of a map is complete.
-    times: dict[str, IntArray] = {
-        INPUT: np.arange(1, model.input.shape[0] * model.input.shape[1] + 1) * model.input.shape[2]}
-    for layer in model.layers:
-        source = model.source(layer)
-        arrival = times[layer.inputs[0]]
-        if isinstance(layer, WeightedLayer):
-            folded = FoldedLayer(layer, source, foldings[layer.name])
-            padding = getattr(layer, "padding", (0, 0, 0, 0))
-            last_slots = layer.slots - (folded.passes - 1) * folded.folding.lanes
-            cycles, delay = folded.cycles_per_pixel, _WEIGHTED_DELAY + last_slots
-        else:
-            padding, cycles, delay = (0, 0, 0, 0), 0, _POOL_DELAY
-        stride = layer.stride
-        height, width, _ = model.tensors[layer.name].shape
-        rows = _last(height, stride[0], layer.kernel[0], padding[0], source.shape[0])
-        columns = _last(width, stride[1], layer.kernel[1], padding[2], source.shape[1])
-        ready = arrival[rows[:, None] * source.shape[1] + columns].reshape(-1)
-        if isinstance(layer, WeightedLayer):
-            steps = np.arange(len(ready)) * cycles
-            # done[i] = max(done[i - 1], ready[i]) + cycles, as a running maximum
-            ready = np.maximum.accumulate(ready - steps) + steps + cycles
-        times[layer.name] = ready + delay
-    return int(times[model.layers[-1].name][-1])
-
-
-def _last(count: int, stride: int, kernel: int, before: int, size: int) -> IntArray:
-    """The last input row (or column) that each output row needs."""
-    return np.minimum(np.arange(count) * stride + kernel - 1 - before, size - 1)
