@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from . import flow
     from .progress import Progress
 
+    # Planning makes components for the sake of their timing alone, and a failed build leaves some
+    # behind: Amaranth would warn of each one that was never elaborated.
+    warnings.filterwarnings("ignore", "", UnusedElaboratable)
     progress = Progress()
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
@@ -99,8 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.program:
             flow.program(request, progress)
     except BaseException:
-        # Amaranth would add a warning for each component that was not elaborated any more.
-        warnings.filterwarnings("ignore", "", UnusedElaboratable)
         progress.abandon()
         raise
     return 0

@@ -92,12 +92,16 @@ class _Job:
     def owner(self, cell: str) -> str:
         """The part of the design that a cell is counted for, by its hierarchical name.
 
-        ``network.NAME`` for a layer, and otherwise ``network``, ``link``, ``clock`` or ``pins``.
+        ``network.NAME`` for a layer, and otherwise ``network`` (what joins the layers), or, as
+        in a plan, ``argmax``, ``link``, ``clock``; ``pins`` for the rest.
         """
         path = cell.split(".")
+        if path[:2] == ["system", "network"] and len(path) > 3:
+            if any(layer.name == path[2] for layer in self.model.layers):
+                return f"network.{path[2]}"
+            return "argmax" if path[2] == "argmax" else "network"
         if path[:2] == ["system", "network"]:
-            known = any(layer.name == path[2] for layer in self.model.layers) if path[3:] else False
-            return f"network.{path[2]}" if known else "network"
+            return "network"
         return {"system": "link", "clocking": "clock"}.get(path[0], "pins")
 
 

@@ -192,7 +192,7 @@ def test_a_build_and_its_products(command, fakes, tmp_path):
     assert first["resources"] == {"lut4": 3, "ff": 1, "bram": 1, "spram": 0, "dsp": 0}
     assert last["resources"]["lut4"] == 1
     assert report["other_resources"]["link"]["lut4"] == 1
-    assert report["other_resources"]["network"]["lut4"] == 1
+    assert report["other_resources"]["argmax"]["lut4"] == 1
     assert report["critical_path"] == [f"network.{first['name']}", "link"]
     assert "place and route, seed 1: 40.0 MHz" in err
     text = (out / "report.txt").read_text()
