@@ -14,7 +14,54 @@ from numpy.typing import ArrayLike
 from ..formats import ActivationFormat, IntArray, _integer, signed_bits
 from .pe import activation_shape
 
-__all__ = ["RowStep", "SlidingWindow"]
+__all__ = ["Ring", "RowStep", "SlidingWindow"]
+
+
+class Ring(NamedTuple):
+    """Size of the buffer of a :class:`SlidingWindow`.
+
+    Rows and words of a row are powers of two, so that no address is multiplied or wrapped by
+    comparison. ``kernel height + 1`` rows let a row arrive while windows are read. Up to twice
+    the kernel's height, with which an image does not wait for the one before it, they are
+    doubled as long as that is free: a block RAM has at least ``4096 / width`` words, 256 on.
+    """
+
+    rows: int
+    """Image rows."""
+    banks: int
+    """Memories, each with every ``banks``-th row: as many as rows are read at the same time."""
+    pitch: int
+    """Words from one image row to the next."""
+    width: int
+    """Bits of a word."""
+
+    @property
+    def depth(self) -> int:
+        """Words of one memory."""
+        return self.rows // self.banks * self.pitch
+
+    @classmethod
+    def for_window(cls, *, columns: int, width: int, height: int, least: int = 0,
+                   column: bool = False) -> Ring:
+        """The ring for a kernel of some ``height`` and rows of ``columns`` words.
+
+        Parameters
+        ----------
+        columns, width : int
+            Words of an image row, bits of a word.
+        height : int
+            Kernel height.
+        least : int
+            Rows that it must hold in any case.
+        column : bool
+            Whether a whole kernel column is read at a time.
+        """
+        banks = 1 << ceil_log2(height) if column else 1
+        ring = cls(1 << ceil_log2(max(height + 1, least)), banks, 1 << ceil_log2(columns), width)
+        free = max(256, min(2048, 4096 >> ceil_log2(width)))
+        while ring.rows < 2 * height and 2 * ring.depth <= free:
+            ring = ring._replace(rows=2 * ring.rows)
+        return ring
 
 
 class RowStep(NamedTuple):
@@ -34,11 +81,10 @@ class SlidingWindow(wiring.Component):
     The buffer is a ring of image rows in block RAM. Windows of one row of output are read while
     the rows below it are still arriving, and a new image may follow the last without a gap.
     Padding is never stored: a word that falls outside the image is forced to zero on its way
-    out. Row and column addresses are powers of two apart, so that no address is multiplied or
-    wrapped by comparison.
+    out.
 
-    Cost: ``rows * pitch`` words of ``simd`` activations of block RAM (by columns, as many
-    memories as rows); a register of ``simd`` activations on either side of it; counters.
+    Cost: the block RAM of a :class:`Ring`; a register of ``simd`` activations on either side
+    of it, and by columns a multiplexer of its banks; counters.
     Latency: an output row starts when the last image row that it needs is in; its first word is
     valid 3 cycles after the last activation of that row. Throughput: a word per cycle,
     a new activation per cycle.
@@ -101,15 +147,12 @@ class SlidingWindow(wiring.Component):
         self.output = (spare[0] // self.stride[0] + 1, spare[1] // self.stride[1] + 1)
         self.steps = self._row_steps()
         """What each output row needs of the buffer, from the top of the image down."""
-        # More than a kernel and the row that arrives only where rows at the bottom are in no
-        # window: they must pass through all the same.
-        most = max(max(step.rows, step.release) for step in self.steps)
-        self.rows = 1 << ceil_log2(max(self.kernel[0] + 1, most))
-        """Image rows that the ring holds."""
         self.columns = width * channels // self.chunk
         """Memory words of an image row."""
-        self.pitch = 1 << ceil_log2(self.columns)
-        """Distance of image rows in the memory, in words."""
+        # Rows at the bottom that are in no window must pass through all the same.
+        most = max(max(step.rows, step.release) for step in self.steps)
+        self.ring = Ring.for_window(columns=self.columns, width=self.chunk * format.bits,
+                                    height=self.kernel[0], least=most, column=column)
         super().__init__({
             "i": In(stream.Signature(activation_shape(format))),
             "o": Out(stream.Signature(data.StructLayout({
@@ -158,38 +201,36 @@ class SlidingWindow(wiring.Component):
         m.submodules.reader = reader = _Reader(self)
 
         # Rows that are complete and not yet released.
-        used = Signal(range(self.rows + 1))
+        used = Signal(range(self.ring.rows + 1))
         m.d.sync += used.eq(used + writer.row_done - reader.released)
         m.d.comb += [
-            writer.full.eq(used == self.rows),
+            writer.full.eq(used == self.ring.rows),
             reader.row_written.eq(writer.row_done),
             writer.valid.eq(self.i.valid),
             writer.activation.eq(self.i.payload),
             self.i.ready.eq(~writer.full),
         ]
-        banks = self.rows if self.column else 1
-        slot_bits, word_bits = exact_log2(self.rows), self.chunk * self.format.bits
+        ring = self.ring
+        slot_bits, bank_bits = exact_log2(ring.rows), exact_log2(ring.banks)
         data_out = []
-        for bank in range(banks):
-            depth = self.pitch * self.rows // banks
-            ram: memory.Memory[Any, Any] = memory.Memory(
-                shape=word_bits, depth=depth, init=[], attrs={"no_rw_check": "1"})
+        for bank in range(ring.banks):
+            ram = memory.Memory(shape=ring.width, depth=ring.depth, init=[],
+                                attrs={"no_rw_check": 1})
             m.submodules[f"ram_{bank}"] = ram
             write, read = ram.write_port(), ram.read_port(domain="comb")
             # An asynchronous port and a register of our own: synthesis joins them to a block
             # RAM without the logic that would define a read during a write. The reader never
             # uses such a word: it stays off the rows that are being written.
-            word = Signal(word_bits, name=f"word_{bank}", reset_less=True)
-            column = Cat(reader.column[:exact_log2(self.pitch)])
-            into = Cat(writer.column[:exact_log2(self.pitch)])
-            if banks == 1:
-                m.d.comb += [read.addr.eq(Cat(column, reader.slot)),
-                             write.addr.eq(Cat(into, writer.slot)),
-                             write.en.eq(writer.word_done)]
-            else:
-                m.d.comb += [read.addr.eq(column), write.addr.eq(into),
-                             write.en.eq(writer.word_done & (writer.slot == bank))]
-            m.d.comb += write.data.eq(writer.word)
+            word = Signal(ring.width, name=f"word_{bank}", reset_less=True)
+            # Of the rows of a window, a bank before the first one's has one a turn later.
+            turn = Signal(slot_bits - bank_bits, name=f"turn_{bank}")
+            m.d.comb += [
+                turn.eq(reader.slot[bank_bits:] + (reader.slot[:bank_bits] > bank)),
+                read.addr.eq(Cat(reader.column[:exact_log2(ring.pitch)], turn)),
+                write.addr.eq(Cat(writer.column, writer.slot[bank_bits:])),
+                write.en.eq(writer.word_done & (writer.slot[:bank_bits] == bank)),
+                write.data.eq(writer.word),
+            ]
             with m.If(reader.fetch):
                 m.d.sync += word.eq(read.data)
             data_out.append(word)
@@ -197,21 +238,22 @@ class SlidingWindow(wiring.Component):
         # Behind the memory: the flags that travel with a word, then the output register.
         valid, last, inside = Signal(), Signal(reset_less=True), Signal(reset_less=True)
         real = Signal(self.kernel[0] if self.column else 1, reset_less=True)
-        slot = Signal(slot_bits, reset_less=True)
+        first_bank = Signal(bank_bits, reset_less=True)
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready),
                      reader.fetch.eq(~valid | advance)]
         with m.If(reader.fetch):
             m.d.sync += [valid.eq(reader.valid), last.eq(reader.last), inside.eq(reader.inside),
-                         real.eq(reader.real), slot.eq(reader.slot)]
+                         real.eq(reader.real),
+                         first_bank.eq(reader.slot[:bank_bits])]
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(valid), self.o.payload.last.eq(last)]
             for lane in range(self.simd // self.chunk):
                 source: Value = data_out[0]
-                if banks > 1:
-                    source = Array(data_out)[(slot + lane)[:slot_bits]]
+                if ring.banks > 1:
+                    source = Array(data_out)[(first_bank + lane)[:bank_bits]]
                 target = Value.cast(self.o.payload.activations)
-                part = target[lane * word_bits:(lane + 1) * word_bits]
+                part = target[lane * ring.width:(lane + 1) * ring.width]
                 m.d.sync += part.eq(source)
                 with m.If(~(inside & real[lane])):
                     m.d.sync += part.eq(0)
@@ -236,7 +278,8 @@ class _Writer(wiring.Component):
         super().__init__({
             "valid": In(1), "activation": In(activation_shape(window.format)), "full": In(1),
             "word": Out(window.chunk * bits), "word_done": Out(1), "row_done": Out(1),
-            "column": Out(exact_log2(window.pitch)), "slot": Out(exact_log2(window.rows)),
+            "column": Out(exact_log2(window.ring.pitch)),
+            "slot": Out(exact_log2(window.ring.rows)),
         })
 
     def elaborate(self, platform: Any) -> Module:
@@ -285,7 +328,7 @@ class _Reader(wiring.Component):
             "fetch": In(1), "row_written": In(1),
             "valid": Out(1), "last": Out(1), "inside": Out(1), "real": Out(lanes),
             "column": Out(signed(signed_bits(-window.padding[2] * self._per_pixel, farthest))),
-            "slot": Out(exact_log2(window.rows)), "released": Out(range(window.rows + 1)),
+            "slot": Out(exact_log2(window.ring.rows)), "released": Out(range(window.ring.rows + 1)),
         })
 
     def elaborate(self, platform: Any) -> Module:
@@ -320,12 +363,12 @@ class _Reader(wiring.Component):
         m.d.comb += self.last.eq(pass_ends)
 
         # Complete rows beyond those that this row of windows needs: negative means wait.
-        slack = Signal(signed(signed_bits(-window.rows, window.rows)), init=-steps[0].rows)
+        slack = Signal(signed(signed_bits(-window.ring.rows, window.ring.rows)), init=-steps[0].rows)
         m.d.comb += [self.valid.eq(slack >= 0), go.eq(self.fetch & self.valid)]
         changes = [(step.release, step.release + following.rows - step.rows, step.real)
                    for step, following in zip(steps, [*steps[1:], steps[0]], strict=True)]
         usual = max(set(changes), key=changes.count)
-        release, less, real = Signal(range(window.rows + 1)), Signal.like(slack), Signal(
+        release, less, real = Signal(range(window.ring.rows + 1)), Signal.like(slack), Signal(
             window.kernel[0])
         with m.Switch(row):
             for number, change in enumerate(changes):
@@ -356,7 +399,7 @@ class _Reader(wiring.Component):
                      self.inside.eq((column >= 0) & (column < window.columns))]
 
         # Rows: the ring's slot of the kernel row, modulo the ring's size.
-        base = Signal.like(self.slot, init=-window.padding[0] % window.rows)
+        base = Signal.like(self.slot, init=-window.padding[0] % window.ring.rows)
         slot = Signal.like(base)
         next_base = Signal.like(base)
         climbed = (len(steps) - 1) * window.stride[0]

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
-from amaranth.utils import ceil_log2
-
 from ..formats import ActivationFormat
 from ..gateware.folding import FoldedLayer
 from ..gateware.weights import BLOCK_BITS
+from ..gateware.window import Ring
 from ..model import MaxPool, TensorType
 
 __all__ = ["Cost", "engine_cost", "memory_brams", "pool_cost", "system_costs", "total"]
@@ -156,16 +155,15 @@ def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
 
 
 def _window_cost(folded: FoldedLayer, family: str) -> Cost:
-    # Rows and words of a row are rounded up, so that the address is {row, word}.
     simd, bits = folded.folding.simd, folded.source.format.bits
     chunk = simd // folded.rows
-    rows = 1 << ceil_log2(folded.kernel[0] + 1)
-    pitch = 1 << ceil_log2(folded.source.shape[1] * folded.channels // chunk)
-    banks = rows if folded.folding.column else 1
-    depth, width = rows * pitch // banks, chunk * bits
+    ring = Ring.for_window(columns=folded.source.shape[1] * folded.channels // chunk,
+                           width=chunk * bits, height=folded.kernel[0],
+                           column=folded.folding.column)
+    depth, width, banks = ring.depth, ring.width, ring.banks
     lut4 = WINDOW_LUT4 + WINDOW_BIT_LUT4 * simd * bits
     if folded.folding.column:
-        lut4 += WINDOW_TURN_LUT4 * simd * bits * (rows - 1)
+        lut4 += WINDOW_TURN_LUT4 * simd * bits * (banks - 1)
     ff = 40 + 2 * simd * bits
     units = -(-depth // 16) * -(-width // 4)
     if family == "ice40" and depth * width <= _ICE40_RAM_BITS:

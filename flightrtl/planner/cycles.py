@@ -50,7 +50,7 @@ class _Engine:
 
     def __init__(self, engine: LayerEngine) -> None:
         window, array = engine.window, engine.array
-        self.rows, self.steps = window.rows, window.steps
+        self.rows, self.steps = window.ring.rows, window.steps
         self.values = window.columns * window.chunk  # of an image row
         self.words, self.windows = window.words, window.passes * window.output[1]
         self.lanes, self.tight = array.lanes, array.tight
