@@ -81,7 +81,8 @@ class LayerEngine(wiring.Component):
         width = signed_bits(low, high)
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
-            simd=folding.simd, column=folding.column, passes=folded.passes, format=source.format)
+            simd=folding.simd, column=folding.column, passes=folded.passes,
+            rows=folding.rows, format=source.format)
         self.weights = WeightBuffer(folded, register=register)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
                              activation=source.format, term=layer.format, tight=folded.tight)

@@ -44,15 +44,20 @@ class Folding:
         Which inputs share a cycle. False: ``S`` channels of one pixel (``S`` divides the
         channels). True: a column of the kernel, ``S / kernel_height`` channels of each of
         its pixels.
+    rows : int
+        Image rows that the line buffer holds at least; 0 for as many as the kernel needs. More
+        rows keep a layer and the one before it from waiting for each other.
     """
 
     lanes: int
     simd: int
     column: bool = False
+    rows: int = 0
 
     def __post_init__(self) -> None:
         _integer(self.lanes, "lanes", 1, 1 << 16)
         _integer(self.simd, "simd", 1, 1 << 16)
+        _integer(self.rows, "rows", 0, 1 << 16)
         if not isinstance(self.column, bool):
             raise TypeError(f"column must be True or False, not {self.column!r}")
 

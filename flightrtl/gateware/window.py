@@ -105,6 +105,8 @@ class SlidingWindow(wiring.Component):
         kernel column (upper pixel in the lower bits), and words come by kernel column, channel.
     passes : int
         How often each window is replayed before the next one.
+    rows : int
+        Image rows that the buffer holds at least; 0 for as many as the kernel needs.
     format : ActivationFormat
         Activations.
 
@@ -122,13 +124,15 @@ class SlidingWindow(wiring.Component):
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int], simd: int,
                  stride: tuple[int, int] = (1, 1),
                  padding: tuple[int, int, int, int] = (0, 0, 0, 0), column: bool = False,
-                 passes: int = 1, format: ActivationFormat = ActivationFormat()) -> None:
+                 passes: int = 1, rows: int = 0,
+                 format: ActivationFormat = ActivationFormat()) -> None:
         self.shape = tuple(_integer(n, "shape", 1, 1 << 16) for n in shape)
         self.kernel = tuple(_integer(n, "kernel", 1, 1 << 16) for n in kernel)
         self.stride = tuple(_integer(n, "stride", 1, 1 << 16) for n in stride)
         self.padding = tuple(_integer(n, "padding", 0, 1 << 16) for n in padding)
         self.simd = _integer(simd, "simd", 1, 1 << 16)
         self.passes = _integer(passes, "passes", 1, 1 << 32)
+        _integer(rows, "rows", 0, 1 << 16)
         self.column = column
         self.format = format
         (height, width, channels), (top, bottom, left, right) = self.shape, self.padding
@@ -150,7 +154,7 @@ class SlidingWindow(wiring.Component):
         self.columns = width * channels // self.chunk
         """Memory words of an image row."""
         # Rows at the bottom that are in no window must pass through all the same.
-        most = max(max(step.rows, step.release) for step in self.steps)
+        most = max(rows, *(max(step.rows, step.release) for step in self.steps))
         self.ring = Ring.for_window(columns=self.columns, width=self.chunk * format.bits,
                                     height=self.kernel[0], least=most, column=column)
         super().__init__({
@@ -363,13 +367,14 @@ class _Reader(wiring.Component):
         m.d.comb += self.last.eq(pass_ends)
 
         # Complete rows beyond those that this row of windows needs: negative means wait.
-        slack = Signal(signed(signed_bits(-window.ring.rows, window.ring.rows)), init=-steps[0].rows)
+        rows = window.ring.rows
+        slack = Signal(signed(signed_bits(-rows, rows)), init=-steps[0].rows)
         m.d.comb += [self.valid.eq(slack >= 0), go.eq(self.fetch & self.valid)]
         changes = [(step.release, step.release + following.rows - step.rows, step.real)
                    for step, following in zip(steps, [*steps[1:], steps[0]], strict=True)]
         usual = max(set(changes), key=changes.count)
-        release, less, real = Signal(range(window.ring.rows + 1)), Signal.like(slack), Signal(
-            window.kernel[0])
+        release, less = Signal(range(rows + 1)), Signal.like(slack)
+        real = Signal(window.kernel[0])
         with m.Switch(row):
             for number, change in enumerate(changes):
                 if change != usual:

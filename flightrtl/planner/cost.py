@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
-from ..formats import ActivationFormat
 from ..gateware.folding import FoldedLayer
 from ..gateware.weights import BLOCK_BITS
 from ..gateware.window import Ring
@@ -159,7 +158,7 @@ def _window_cost(folded: FoldedLayer, family: str) -> Cost:
     chunk = simd // folded.rows
     ring = Ring.for_window(columns=folded.source.shape[1] * folded.channels // chunk,
                            width=chunk * bits, height=folded.kernel[0],
-                           column=folded.folding.column)
+                           least=folded.folding.rows, column=folded.folding.column)
     depth, width, banks = ring.depth, ring.width, ring.banks
     lut4 = WINDOW_LUT4 + WINDOW_BIT_LUT4 * simd * bits
     if folded.folding.column:

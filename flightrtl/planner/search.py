@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from amaranth.utils import ceil_log2
 
 from ..boards import Board
 from ..errors import BuildError, UserError
@@ -98,7 +100,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         raise _too_large(board, budget, options, limit, target_rate)
     if chosen is None:
         chosen = _fastest(options, floor, budget)
-    timing = _timing(model, board, chosen)
+    chosen, timing = _buffered(model, board, budget, chosen)
     # Layers as slow as the limit allows may still wait for each other: narrow it until the
     # whole keeps to it.
     tighter = limit
@@ -107,10 +109,46 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         chosen = _choose(options, tighter, budget) if tighter >= floor else None
         if chosen is None:
             raise _too_large(board, budget, options, limit, target_rate)
-        timing = _timing(model, board, chosen)
+        chosen, timing = _buffered(model, board, budget, chosen)
     return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
                 layers=tuple(_layer_plan(model, name, option) for name, option in chosen.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
+
+
+def _buffered(model: Model, board: Board, budget: _Budget,
+              chosen: dict[str, _Option]) -> tuple[dict[str, _Option], Timing]:
+    """``chosen`` with line buffers long enough that no layer waits where that costs rate.
+
+    As long as the network is slower than its slowest layer, doubles the buffer of a layer that
+    goes hungry, if that helps and fits.
+    """
+    timing = _timing(model, board, chosen)
+    slowest = max(option.cycles for option in chosen.values())
+    improves = True
+    while improves and timing.interval > slowest:
+        improves = False
+        hungry = sorted((name for name, cycles in timing.starved.items() if cycles),
+                        key=lambda name: -timing.starved[name])
+        for name in hungry:
+            option = _longer(chosen[name], board.family)
+            trial = {**chosen, name: option}
+            if not budget.holds(total(each.cost for each in trial.values())):
+                continue
+            longer = _timing(model, board, trial)
+            if longer.interval < timing.interval:
+                chosen, timing, improves = trial, longer, True
+                break
+    return chosen, timing
+
+
+def _longer(option: _Option, family: str) -> _Option:
+    """The same engine with a line buffer of twice as many rows."""
+    folded = option.folded
+    assert folded is not None
+    rows = 2 * (folded.folding.rows or 1 << ceil_log2(folded.kernel[0] + 1))
+    longer = replace(folded, folding=replace(folded.folding, rows=rows))
+    accumulator = signed_bits(*inverted_range(folded.layer, folded.source.format))
+    return replace(option, folded=longer, cost=engine_cost(longer, family, accumulator))
 
 
 def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing:
