@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import inspect
 import json
 import os
 import re
@@ -23,10 +23,11 @@ from amaranth.build.run import LocalBuildProducts
 
 from . import __version__, boards, modelfile
 from .boards import Board
+from .cache import Cache, digest, file_digest, source_digest
 from .errors import BuildError
 from .files import atomic_path, atomic_write
 from .gateware import Network
-from .implement import FAMILIES, DoesNotFit, Implementation, Usage, implement
+from .implement import FAMILIES, DoesNotFit, Implementation, implement
 from .model import Model
 from .planner import Plan, plan
 from .progress import Progress
@@ -39,7 +40,6 @@ __all__ = ["Request", "build", "estimate", "program", "write_verilog"]
 _RETRIES = 3
 """Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
 
-_CACHE = "cache.json"
 _LOGS = ("yosys.log", "nextpnr.log", "pack.log")
 
 
@@ -140,12 +140,14 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
     versions = _library_versions() | {tool.name: tool.version for tool in tools.values()}
     # Two keys: the request's is known at once, the design's only after elaboration, but it
     # stays the same when nothing changed that matters to the hardware.
-    request_key = _digest({
+    platform: Any = job.board.make_platform()
+    request_key = digest({
         "model": job.sha256, "board": dataclasses.asdict(job.board), "versions": versions,
+        "platform": file_digest(Path(inspect.getfile(type(platform)))),
         "frequency": request.frequency, "target_rate": request.target_rate,
-        "seeds": request.seeds, "sources": _source_digest(),
+        "seeds": request.seeds, "sources": source_digest(),
         "output": str(job.output.resolve())})
-    cache = _Cache.read(job.output)
+    cache = Cache.read(job.output)
     if cache.holds(request=request_key):
         progress.note(f"unchanged, cached in {job.output}")
         return ((job.output / "report.json").read_text(encoding="utf-8"),
@@ -153,7 +155,6 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    platform: Any = job.board.make_platform()
     with without_amaranth_overrides():
         build_plan = platform.build(
             Top(job.model, chosen, job.board), name="top", do_build=False, emit_src=False,
@@ -162,13 +163,14 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
     seed = job.board.seed
     seeds = range(seed, seed + (request.seeds or 1))
     retry = range(seed + 1, seed + 1 + _RETRIES) if request.seeds is None else range(0)
-    design_key = _digest({
+    design_key = digest({
         "design": build_plan.digest().hex(), "tools": versions, "clock": chosen.clock_mhz,
-        "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings)})
+        "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings),
+        "counting": file_digest(Path(__file__))})
 
     if cache.holds(design=design_key):
         progress.note(f"same design, bitstream cached in {job.output}")
-        result = cache.implementation(job.output)
+        result = Implementation.from_json(cache.result, job.output)
         return _publish(job, chosen, versions, result, request_key, design_key, None)
     with _work_folder(job.output) as work:
         try:
@@ -245,20 +247,6 @@ def _library_versions() -> dict[str, str]:
         "flightrtl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
 
 
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _source_digest() -> str:
-    """Hash of this package's source."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
     """A private folder in ``output`` that is gone afterwards, whatever happens."""
@@ -283,47 +271,6 @@ def _keep_logs(work: Path, output: Path) -> str:
     return ", ".join(str(output / name) for name in kept) or "none"
 
 
-@dataclass(frozen=True)
-class _Cache:
-    """What an output folder was built from, with the hashes of the files in it."""
-
-    folder: Path
-    data: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> _Cache:
-        try:
-            data = json.loads((folder / _CACHE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            data = {}
-        return cls(folder, data if isinstance(data, dict) else {})
-
-    def holds(self, **keys: str) -> bool:
-        """Whether the folder was built from these keys and nobody changed its files since."""
-        if any(self.data.get(name) != key for name, key in keys.items()):
-            return False
-        files = self.data.get("files")
-        return isinstance(files, dict) and bool(files) and all(
-            _file_digest(self.folder / name) == digest for name, digest in files.items())
-
-    def implementation(self, folder: Path) -> Implementation:
-        """The result of place and route that the files came from."""
-        kept = self.data["implementation"]
-        return Implementation(
-            bitstream=folder / kept["bitstream"], seed=kept["seed"], fmax_mhz=kept["fmax_mhz"],
-            resources={name: Usage(**usage) for name, usage in kept["resources"].items()},
-            parts=kept["parts"],
-            critical=tuple(kept["critical"]),
-            tries={int(seed): fmax for seed, fmax in kept["tries"].items()})
-
-
-def _file_digest(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
 def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Implementation,
              request_key: str, design_key: str, work: Path | None) -> tuple[str, str]:
     """Put the products into the output folder: each file complete, the cache's note last."""
@@ -331,17 +278,14 @@ def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Imple
     texts = {"report.json": json.dumps(report.as_json(), indent=2) + "\n",
              "report.txt": report.as_text(), "report.svg": report.as_svg()}
     name = result.bitstream.name
-    (job.output / _CACHE).unlink(missing_ok=True)
+    Cache.invalidate(job.output)
     if work is not None:
         os.replace(result.bitstream, job.output / name)
     for file_name, text in texts.items():
         with atomic_write(job.output / file_name) as file:
             file.write(text)
-    files = {file_name: _file_digest(job.output / file_name) for file_name in (name, *texts)}
-    kept = dataclasses.asdict(result) | {"bitstream": name}
-    with atomic_write(job.output / _CACHE) as file:
-        json.dump({"request": request_key, "design": design_key, "files": files,
-                   "implementation": kept}, file, indent=1)
+    Cache.write(job.output, (name, *texts), result=result.as_json(), request=request_key,
+                design=design_key)
     return texts["report.json"], texts["report.txt"]
 
 

