@@ -23,10 +23,10 @@ __all__ = ["SerialNetwork", "Top"]
 class SerialNetwork(wiring.Component):
     """A network that a host talks to over a serial line, as ``docs/link.md`` describes.
 
-    The line has no flow control. None is needed: :class:`~flightrtl.gateware.uart.UartReceiver`
-    keeps a byte for as long as the next one takes, and the constructor refuses a network that
-    needs longer for an image than the line does. A byte that is lost all the same makes the
-    request too short, which the link answers with an error and never with a result.
+    The line has no flow control. None is needed: the constructor refuses a network that needs
+    longer for an image than the line does, and the row buffers take in pixels while the network
+    computes. A byte that is lost all the same makes the request too short, which the link answers
+    with an error and never with a result.
 
     Parameters
     ----------
@@ -92,6 +92,10 @@ class SerialNetwork(wiring.Component):
         m.d.comb += [
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
+            self.link.rx_bit.eq(receiver.bit),
+            self.link.rx_bit_valid.eq(receiver.bit_valid),
+            self.link.tx_bit.eq(transmitter.bit),
+            self.link.tx_bit_valid.eq(transmitter.bit_valid),
             self.link.tick.eq(transmitter.tick),
             self.winner.eq(self.link.winner),
         ]

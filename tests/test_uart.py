@@ -118,14 +118,58 @@ def test_receiver_ignores_a_glitch():
     simulate(dut, line)
 
 
-def test_receiver_keeps_a_byte_while_the_next_one_arrives():
+def test_receiver_keeps_a_byte_into_the_next_start_bit():
     bits = [bit for byte in [1, 2, 3] for bit in bits_of(byte)]
-    assert receive(16, bits, 3, take_after=9 * 16) == ([1, 2, 3], [])
+    assert receive(16, bits, 3, take_after=12) == ([1, 2, 3], [])
 
 
 def test_receiver_drops_the_newer_of_two_bytes_and_says_so():
-    bits = [bit for byte in [1, 2, 3] for bit in bits_of(byte)]
-    assert receive(16, bits, 2, take_after=11 * 16) == ([1, 3], ["overrun"])
+    bits = [*bits_of(1), *bits_of(0xFF), *bits_of(3)]
+    assert receive(16, bits, 2, take_after=5 * 16) == ([1, 3], ["overrun"])
+
+
+def test_receiver_is_in_step_again_after_an_idle_line():
+    bits = [*bits_of(0x11), *bits_of(0x55), *[1] * 10, *bits_of(0x22)]
+    got, events = receive(16, bits, 2, take_after=12 * 16)
+    assert got == [0x11, 0x22]
+    assert "overrun" in events
+
+
+def collect_bits(dut, got):
+    async def collect(ctx):
+        async for _, _, valid, bit in ctx.tick().sample(dut.bit_valid, dut.bit):
+            if valid:
+                got.append(bit)
+    return collect
+
+
+def test_both_pass_on_the_single_bits():
+    data = [0x00, 0xFF, 0x5A, 0x81]
+    expected = [byte >> n & 1 for byte in data for n in range(8)]
+    receiver, transmitter = UartReceiver(9), UartTransmitter(9)
+    got = []
+
+    async def line(ctx):
+        ctx.set(receiver.rx, 1)
+        ctx.set(receiver.o.ready, 1)
+        await ctx.tick().repeat(5)
+        for n, byte in enumerate(data):
+            await send_bits(ctx, receiver.rx, bits_of(byte), 9)
+            assert len(got) == 8 * (n + 1)
+
+    simulate(receiver, line, background=(collect_bits(receiver, got),))
+    assert got == expected
+    got = []
+
+    async def feed(ctx):
+        for n, byte in enumerate([*data, 0]):
+            ctx.set(transmitter.i.payload, byte)
+            ctx.set(transmitter.i.valid, 1)
+            await ctx.tick().until(transmitter.i.ready)
+            assert len(got) == 8 * n  # all bits of one byte before the next one is taken
+
+    simulate(transmitter, feed, background=(collect_bits(transmitter, got),))
+    assert got == expected
 
 
 @pytest.mark.parametrize("cycles", [4, 5, 7, 36, 101])

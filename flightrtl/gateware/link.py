@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import binascii
 import enum
 from dataclasses import dataclass
 
@@ -22,6 +21,9 @@ from .pe import activation_shape
 
 __all__ = ["COMMAND_RUN", "SYNC", "TIMEOUT_SECONDS", "Crc16", "Frame", "Link", "LinkError",
            "Status"]
+
+POLYNOMIAL = 0x8408
+"""0x1021 of CRC-16-CCITT, bits reversed."""
 
 SYNC = 0xA5
 """First byte of a request."""
@@ -78,7 +80,7 @@ class Frame:
 
     @property
     def answer_size(self) -> int:
-        """Bytes of a good answer; any other has 3."""
+        """Bytes of a good answer; any other is a single byte."""
         return 1 + _width(self.logit.bits) * self.classes + _width(self.winner_bits) + 2
 
     @property
@@ -115,24 +117,38 @@ class Frame:
         LinkError
             If the answer is damaged, or says that the request was.
         """
-        if len(answer) < 3 or checksum(answer) != b"\0\0":
-            raise LinkError("the answer is damaged (wrong checksum)")
+        if not answer:
+            raise LinkError("there is no answer")
         if answer[0] != Status.OK:
             names = {status.value: status.name for status in Status}
             raise LinkError(f"the device answers {names.get(answer[0], hex(answer[0]))}")
         if len(answer) != self.answer_size:
             raise LinkError(f"the answer has {len(answer)} bytes; it must have {self.answer_size}")
+        if checksum(answer) != b"\0\0":
+            raise LinkError("the answer is damaged (wrong checksum)")
         end = 1 + _width(self.logit.bits) * self.classes
         logits = np.frombuffer(answer[1:end], _dtype(self.logit)).astype(int).tolist()
         return int.from_bytes(answer[end:-2], "little"), logits
 
 
 def checksum(body: bytes) -> bytes:
-    """CRC-16/XMODEM (polynomial 0x1021, starting with 0), most significant byte first.
+    """CRC-16/KERMIT (polynomial 0x1021, lowest bit first, from 0), least significant byte first.
 
     That of a text with its own checksum behind it is 0.
     """
-    return binascii.crc_hqx(body, 0).to_bytes(2, "big")
+    crc = 0
+    for byte in body:
+        crc = (crc >> 8) ^ _TABLE[(crc ^ byte) & 0xFF]
+    return crc.to_bytes(2, "little")
+
+
+def _shifted(value: int) -> int:
+    for _ in range(8):
+        value = (value >> 1) ^ (POLYNOMIAL if value & 1 else 0)
+    return value
+
+
+_TABLE = [_shifted(byte) for byte in range(256)]
 
 
 def _width(bits: int) -> int:
@@ -145,40 +161,47 @@ def _dtype(fmt: ActivationFormat) -> str:
 
 
 class Crc16(wiring.Component):
-    """CRC-16/XMODEM of a run of bytes, a byte per cycle.
+    """CRC-16/KERMIT of a run of bits, each byte's lowest bit first.
 
     Members
     -------
     clear : In(1)
         Start again from 0. Takes precedence.
-    enable : In(1)
-        Take in ``byte``.
-    byte : In(8)
-        The byte.
+    bit, enable : In(1)
+        Take in ``bit`` if ``enable``.
     crc : Out(16)
-        The checksum of all bytes since ``clear``.
+        The checksum of all bits since ``clear``.
     """
 
     clear: Signal
+    bit: Signal
     enable: Signal
-    byte: Signal
     crc: Signal
 
     def __init__(self) -> None:
-        super().__init__({"clear": In(1), "enable": In(1), "byte": In(8), "crc": Out(16)})
+        super().__init__({"clear": In(1), "bit": In(1), "enable": In(1), "crc": Out(16)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # The polynomial's taps (0, 5, 12) lie so far apart that eight steps of the shift
-        # register fold into three shifted copies of one byte.
-        mixed = Signal(8)
-        top = Signal(8)
-        m.d.comb += [top.eq(self.crc[8:] ^ self.byte), mixed.eq(top ^ (top >> 4))]
+        feedback = (self.crc[0] ^ self.bit).replicate(16)
         with m.If(self.enable):
-            m.d.sync += self.crc.eq((self.crc << 8) ^ (mixed << 12) ^ (mixed << 5) ^ mixed)
+            m.d.sync += self.crc.eq((self.crc >> 1) ^ (feedback & POLYNOMIAL))
         with m.If(self.clear):
             m.d.sync += self.crc.eq(0)
         return m
+
+
+class _State(enum.IntEnum):
+    """The answering half has its own bit, which most outputs depend on alone."""
+
+    SYNC = 0
+    COMMAND = 1
+    IMAGE = 2
+    CHECKSUM = 3
+    STATUS = 4
+    RESULT = 5
+    CLASS = 6
+    TRAILER = 7
 
 
 class Link(wiring.Component):
@@ -190,7 +213,10 @@ class Link(wiring.Component):
     therefore always between two images when the next request begins.
 
     A value is taken from ``rx`` when the network takes it: whoever fills ``rx`` must be able to
-    wait, or must be slower than the network.
+    wait, or must be slower than the network. The checksum is computed from the single bits,
+    which takes far fewer cells than from bytes: all bits of a byte must have passed through
+    ``rx_bit`` before the byte is offered in ``rx``, and those of one that was taken from ``tx``
+    through ``tx_bit`` before the next one is taken.
 
     Parameters
     ----------
@@ -205,6 +231,8 @@ class Link(wiring.Component):
         Bytes from the host. Those that arrive during an answer are dropped.
     tx : Out(stream) of 8 bits
         Bytes to the host.
+    rx_bit, rx_bit_valid, tx_bit, tx_bit_valid : In(1)
+        The single bits of both, the lowest of a byte first.
     tick : In(1)
         Pulses ``baud`` times a second.
     image : Out(stream)
@@ -217,6 +245,10 @@ class Link(wiring.Component):
 
     rx: stream.Interface
     tx: stream.Interface
+    rx_bit: Signal
+    rx_bit_valid: Signal
+    tx_bit: Signal
+    tx_bit_valid: Signal
     tick: Signal
     image: stream.Interface
     result: stream.Interface
@@ -229,6 +261,10 @@ class Link(wiring.Component):
         super().__init__({
             "rx": In(stream.Signature(8)),
             "tx": Out(stream.Signature(8)),
+            "rx_bit": In(1),
+            "rx_bit_valid": In(1),
+            "tx_bit": In(1),
+            "tx_bit_valid": In(1),
             "tick": In(1),
             "image": Out(stream.Signature(activation_shape(frame.input))),
             "result": In(stream.Signature(data.StructLayout({
@@ -241,9 +277,16 @@ class Link(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        rx, tx, image, result = self.rx, self.tx, self.image, self.result
-        frame = self.frame
+        rx, tx, image, result, frame = self.rx, self.tx, self.image, self.result, self.frame
+        state = Signal(_State)
+        answering = Value.cast(state)[2]
+        wide = _width(frame.input.bits) == 2
+
         m.submodules.crc = crc = Crc16()
+        m.d.comb += [
+            crc.bit.eq(Mux(answering, self.tx_bit, self.rx_bit)),
+            crc.enable.eq(Mux(answering, self.tx_bit_valid, self.rx_bit_valid)),
+        ]
 
         # Values still to come. Counts up to a power of two, whose bit is the comparison; so does
         # the timer, which stays there.
@@ -252,136 +295,103 @@ class Link(wiring.Component):
         complete = count[-1]
         silence = Signal(self.timeout_bits + 1)
         timeout = silence[-1]
-        receiving = Signal()
         with m.If(self.tick & ~timeout):
             m.d.sync += silence.eq(silence + 1)
-        with m.If(~receiving | (rx.valid & rx.ready)):
+        with m.If(rx.valid & rx.ready):
             m.d.sync += silence.eq(0)
 
+        late = Signal()     # the request broke off: what is missing of the image becomes zeros
         second = Signal()   # the next byte is the second one of its value
-        low = Signal(8, reset_less=True)
-        filling = Signal()
-        payload = Cat(low, rx.payload) if _width(frame.input.bits) == 2 else rx.payload
-        with m.If(~filling):
-            m.d.comb += image.payload.eq(payload[:frame.input.bits])
-        # From a register, so that no decoding here lengthens the network's first path.
+        # The network is offered values from a register, so that no decoding here lengthens its
+        # first path. The byte stays in `rx` until the network has taken the value.
         offer = Signal()
+        low = Signal(8, reset_less=True)
+        with m.If(~late):
+            m.d.comb += image.payload.eq((Cat(low, rx.payload) if wide else rx.payload)
+                                         [:frame.input.bits])
         m.d.comb += image.valid.eq(offer)
         with m.If(offer & image.ready):
             m.d.sync += [offer.eq(0), count.eq(count + 1)]
 
-        damaged = Signal()
-        late = Signal()
+        bad = Signal()
+        damaged = Signal()  # as long as no bit of the answer has gone into the checksum
+        m.d.comb += damaged.eq(late | crc.crc.any())
         winner = Signal.like(self.winner)
-        m.d.comb += self.winner.eq(winner)
+        m.d.comb += [self.winner.eq(winner), rx.ready.eq(1)]
 
-        with m.FSM():
-            with m.State("SYNC"):
-                m.d.comb += [rx.ready.eq(1), crc.clear.eq(1)]
-                m.d.sync += [second.eq(0), count.eq(count.init)]
+        with m.Switch(state):
+            with m.Case(_State.SYNC):
+                m.d.comb += crc.clear.eq(1)
+                m.d.sync += [second.eq(0), late.eq(0), count.eq(count.init)]
                 with m.If(rx.valid & (rx.payload == SYNC)):
-                    m.next = "COMMAND"
-            with m.State("COMMAND"):
-                m.d.comb += [rx.ready.eq(1), receiving.eq(1), crc.enable.eq(rx.valid)]
+                    m.d.sync += state.eq(_State.COMMAND)
+            with m.Case(_State.COMMAND):
                 with m.If(rx.valid & (rx.payload == COMMAND_RUN)):
-                    m.next = "IMAGE"
-                # A second SYNC may be the true one.
+                    m.d.sync += state.eq(_State.IMAGE)
                 with m.Elif(rx.valid & (rx.payload == SYNC)):
-                    m.d.comb += crc.clear.eq(1)
+                    m.d.comb += crc.clear.eq(1)     # a second one may be the true one
                 with m.Elif(rx.valid | timeout):
-                    m.next = "SYNC"
-            with m.State("IMAGE"):
-                m.d.comb += [receiving.eq(1), crc.enable.eq(rx.valid & rx.ready)]
+                    m.d.sync += state.eq(_State.SYNC)
+            with m.Case(_State.IMAGE):
+                with m.If(timeout):
+                    m.d.sync += late.eq(1)
                 with m.If(complete):
-                    m.next = "CHECKSUM"
-                with m.Elif(timeout & ~offer):
-                    m.next = "FILL"
-                with m.Elif(~second if _width(frame.input.bits) == 2 else Const(0)):
-                    m.d.comb += rx.ready.eq(1)
+                    m.d.comb += rx.ready.eq(0)
+                    m.d.sync += state.eq(_State.CHECKSUM)
+                with m.Elif(~(second | late) if wide else Const(0)):
                     m.d.sync += low.eq(rx.payload)
                     with m.If(rx.valid):
                         m.d.sync += second.eq(1)
                 with m.Else():
-                    # The byte stays in `rx` until the network has taken the value.
                     m.d.comb += rx.ready.eq(offer & image.ready)
-                    with m.If(rx.valid & ~offer):
+                    with m.If((rx.valid | late) & ~offer):
                         m.d.sync += offer.eq(1)
                     with m.If(rx.ready):
                         m.d.sync += second.eq(0)
-            with m.State("CHECKSUM"):
-                m.d.comb += [rx.ready.eq(1), receiving.eq(1), crc.enable.eq(rx.valid)]
+            with m.Case(_State.CHECKSUM):
+                with m.If(timeout):
+                    m.d.sync += late.eq(1)
                 with m.If(rx.valid):
-                    m.d.sync += second.eq(~second)
-                with m.If((rx.valid & second) | timeout):
-                    m.next = "JUDGE"
-            with m.State("FILL"):
-                m.d.comb += [receiving.eq(1), filling.eq(1)]
-                with m.If(complete):
-                    m.next = "JUDGE"
-                with m.Elif(~offer):
-                    m.d.sync += offer.eq(1)
-            with m.State("JUDGE"):
-                m.d.comb += [rx.ready.eq(1), crc.clear.eq(1)]
-                # The checksum of everything, checksum included, is 0 if all is well.
-                m.d.sync += [late.eq(timeout), damaged.eq(timeout | crc.crc.any()), second.eq(0)]
-                m.next = "STATUS"
-            with m.State("STATUS"):
+                    m.d.sync += second.eq(1)
+                with m.If((rx.valid & second) | late):
+                    m.d.sync += [second.eq(0), state.eq(_State.STATUS)]
+            with m.Case(_State.STATUS):
                 m.d.comb += [
-                    rx.ready.eq(1),
                     tx.valid.eq(1),
                     tx.payload.eq(Mux(late, Status.TIMEOUT.value,
                                       Mux(damaged, Status.BAD_CHECKSUM.value, Status.OK.value))),
-                    crc.enable.eq(tx.ready),
                 ]
+                m.d.sync += bad.eq(damaged)
                 with m.If(tx.ready):
-                    m.next = "RESULT"
-            with m.State("RESULT"):
-                m.d.comb += [
-                    rx.ready.eq(1),
-                    tx.valid.eq(result.valid & ~damaged),
-                    crc.enable.eq(tx.valid & tx.ready),
-                ]
-                self._send(m, result.payload.logit, second, result.valid, damaged, result.ready)
+                    m.d.sync += state.eq(_State.RESULT)
+            with m.Case(_State.RESULT):
+                m.d.comb += tx.valid.eq(result.valid & ~bad)
+                done = self._send(m, result.payload.logit, second)
+                m.d.comb += result.ready.eq(done | bad)
                 with m.If(result.valid & result.ready & result.payload.last):
-                    with m.If(damaged):
-                        m.next = "TRAILER"
-                    with m.Else():
-                        m.d.sync += winner.eq(result.payload.winner)
-                        m.next = "CLASS"
-            with m.State("CLASS"):
-                done = Signal()
-                m.d.comb += [rx.ready.eq(1), tx.valid.eq(1), crc.enable.eq(tx.ready)]
-                self._send(m, winner, second, Const(1), Const(0), done)
-                with m.If(done):
-                    m.next = "TRAILER"
-            with m.State("TRAILER"):
-                # A checksum that takes in its own high byte has its low byte in that place.
-                m.d.comb += [
-                    rx.ready.eq(1),
-                    tx.valid.eq(1),
-                    tx.payload.eq(crc.crc[8:]),
-                    crc.enable.eq(tx.ready),
-                ]
+                    m.d.sync += state.eq(_State.SYNC)
+                    with m.If(~bad):
+                        m.d.sync += [winner.eq(result.payload.winner), state.eq(_State.CLASS)]
+            with m.Case(_State.CLASS):
+                m.d.comb += tx.valid.eq(1)
+                with m.If(self._send(m, winner, second)):
+                    m.d.sync += state.eq(_State.TRAILER)
+            with m.Case(_State.TRAILER):
+                # A checksum that takes in its own low byte has its high byte in that place.
+                m.d.comb += [tx.valid.eq(1), tx.payload.eq(crc.crc[:8])]
                 with m.If(tx.ready):
                     m.d.sync += second.eq(~second)
                     with m.If(second):
-                        m.next = "SYNC"
-
-        sending = Signal()
-        m.d.comb += [sending.eq(tx.valid), crc.byte.eq(Mux(sending, tx.payload, rx.payload))]
+                        m.d.sync += state.eq(_State.SYNC)
         return m
 
-    def _send(self, m: Module, value: Value, second: Signal, valid: Value, drop: Value,
-              done: Value) -> None:
-        """Send a value's bytes, or drop it; ``done`` with the last one."""
+    def _send(self, m: Module, value: Value, second: Signal) -> Value:
+        """Send a value's bytes; the result is 1 when the last one goes."""
         tx = self.tx
         if _width(len(value)) == 1:
-            m.d.comb += [tx.payload.eq(value), done.eq(tx.ready | drop)]
-            return
-        # The sign goes through bit 15.
-        m.d.comb += [
-            tx.payload.eq(Mux(second, value >> 8, value[:8])),
-            done.eq((tx.ready & second) | drop),
-        ]
-        with m.If(valid & tx.ready & ~drop):
+            m.d.comb += tx.payload.eq(value)
+            return tx.ready
+        m.d.comb += tx.payload.eq(Mux(second, value >> 8, value[:8]))
+        with m.If(tx.valid & tx.ready):
             m.d.sync += second.eq(~second)
+        return tx.ready & second

@@ -48,8 +48,9 @@ class UartReceiver(wiring.Component):
     A bit is sampled once, in its middle, as counted from the falling edge of the start bit. A
     start bit that is gone in its middle is taken for noise.
 
-    A byte waits in ``o`` until it is taken while the next one is received. If that next one is
-    complete and the first is still there, the new one is dropped and ``overrun`` pulses.
+    A byte waits in the shift register itself, which saves a second one: it must be taken before
+    the middle of the next start bit, a whole bit later at the earliest. Where that does not
+    happen the next byte is dropped, and those after it until the line has been idle.
 
     Latency: a byte is valid 9.5 bits (and 4 cycles) after the start of its start bit.
 
@@ -64,6 +65,8 @@ class UartReceiver(wiring.Component):
         The line, asynchronous, 1 when idle.
     o : Out(stream) of 8 bits
         The bytes.
+    bit, bit_valid : Out(1)
+        Every data bit as it is sampled, the lowest of a byte first: for checksums that run along.
     framing_error : Out(1)
         Pulses when a stop bit is 0: a break, or another bit rate. The byte is dropped.
     overrun : Out(1)
@@ -72,6 +75,8 @@ class UartReceiver(wiring.Component):
 
     rx: Signal
     o: stream.Interface
+    bit: Signal
+    bit_valid: Signal
     framing_error: Signal
     overrun: Signal
 
@@ -80,6 +85,8 @@ class UartReceiver(wiring.Component):
         super().__init__({
             "rx": In(1),
             "o": Out(stream.Signature(8)),
+            "bit": Out(1),
+            "bit_valid": Out(1),
             "framing_error": Out(1),
             "overrun": Out(1),
         })
@@ -93,40 +100,42 @@ class UartReceiver(wiring.Component):
         counter = Signal(range(-1, self.divisor), reset_less=True)
         sample = Signal()
         busy = Signal()
-        # Bits enter at the top. The 1 that starts at the top reaches the bottom with bit 7, and
-        # so tells that only the stop bit is left.
+        started = Signal()
+        # Bits enter at the top. The 1 that starts there reaches the bottom with the last of them
+        # and so tells that only the stop bit is left.
         shift = Signal(9, reset_less=True)
-        started = Signal(reset_less=True)
         m.d.comb += [
-            sample.eq(counter[-1]),
-            self.framing_error.eq(busy & sample & started & shift[0] & ~rx),
+            sample.eq(busy & counter[-1]),
+            self.bit.eq(rx),
+            self.bit_valid.eq(sample & started & ~shift[0]),
+            self.framing_error.eq(sample & started & shift[0] & ~rx),
+            self.overrun.eq(sample & ~started & ~rx & self.o.valid),
+            self.o.payload.eq(shift[1:]),
         ]
-        complete = Signal()
-        m.d.comb += complete.eq(busy & sample & started & shift[0] & rx)
-
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
         m.d.sync += counter.eq(counter - 1)
         with m.If(~busy):
             m.d.sync += [
                 counter.eq(self.divisor // 2 - 2),
-                shift.eq(1 << 8),
-                # A start bit is a falling edge: after a break the line must first be idle.
+                # A start bit is a falling edge: after a break, and after a byte that was dropped,
+                # the line must first be idle.
                 started.eq(rx),
                 busy.eq(started & ~rx),
             ]
+            with m.If(started & ~rx):
+                m.d.sync += started.eq(0)
         with m.Elif(sample):
             m.d.sync += counter.eq(self.divisor - 2)
             with m.If(~started):
-                m.d.sync += [started.eq(1), busy.eq(~rx)]
+                with m.If(self.o.valid | rx):
+                    m.d.sync += [busy.eq(0), started.eq(rx)]
+                with m.Else():
+                    m.d.sync += [started.eq(1), shift.eq(1 << 8)]
             with m.Elif(shift[0]):
-                m.d.sync += [busy.eq(0), started.eq(rx)]
+                m.d.sync += [busy.eq(0), started.eq(rx), self.o.valid.eq(rx)]
             with m.Else():
                 m.d.sync += shift.eq(Cat(shift[1:], rx))
-
-        m.d.comb += self.overrun.eq(complete & self.o.valid & ~self.o.ready)
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(complete & (~self.o.valid | self.o.ready)):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(shift[1:])]
         return m
 
 
@@ -147,12 +156,17 @@ class UartTransmitter(wiring.Component):
         The bytes.
     tx : Out(1)
         The line, 1 when idle; comes straight from a flip-flop.
+    bit, bit_valid : Out(1)
+        Every data bit before it goes out, the lowest of a byte first: for checksums that run
+        along. All of a byte's have passed before the next byte is taken.
     tick : Out(1)
         Pulses once per bit, always.
     """
 
     i: stream.Interface
     tx: Signal
+    bit: Signal
+    bit_valid: Signal
     tick: Signal
 
     def __init__(self, divisor: int) -> None:
@@ -160,6 +174,8 @@ class UartTransmitter(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(8)),
             "tx": Out(1),
+            "bit": Out(1),
+            "bit_valid": Out(1),
             "tick": Out(1),
         })
 
@@ -176,6 +192,8 @@ class UartTransmitter(wiring.Component):
         shift = Signal(10, init=1)
         m.d.comb += [
             self.tx.eq(shift[0]),
+            self.bit.eq(shift[1]),
+            self.bit_valid.eq(self.tick & shift[2:].any()),
             self.i.ready.eq(self.tick & ~shift[1:].any()),
         ]
         with m.If(self.tick):
