@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (An object is also the answer in NumPy: its parts need not become hardware.)
 """The PE array: lanes of shift PEs with accumulators, and the chain that empties them."""
 
 from __future__ import annotations
@@ -61,6 +63,9 @@ class PEArray(wiring.Component):
     def __init__(self, *, lanes: int, simd: int, width: int,
                  activation: ActivationFormat = ActivationFormat(),
                  term: TermFormat = TermFormat(), tight: bool = False) -> None:
+        self.simd = _integer(simd, "simd", 1, 1 << 16)
+        self.activation = activation
+        self.term = term
         self.tight = tight
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)

@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (An object is also the answer in NumPy: its parts need not become hardware.)
 """Engines: one convolution or dense layer, from stream to stream."""
 
 from __future__ import annotations

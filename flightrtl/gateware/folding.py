@@ -144,8 +144,9 @@ class FoldedLayer:
         last_take = -1
         for _ in range(4):  # pixels; the pattern repeats after the first
             start, taken = loaded, 0
-            for takes, _ in self.drain_program:
-                if takes and taken % self.folding.lanes == 0:
+            for number, (takes, _) in enumerate(self.drain_program):
+                # A pixel starts with its first pass, even where that is for pruned filters.
+                if number == 0 or (takes and taken and taken % self.folding.lanes == 0):
                     # A pass ends no earlier than the last slot leaves the chain.
                     loaded = max(loaded + self.words, last_take + (not self.tight))
                     step = max(step, loaded + 1)

@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (An object is also the answer in NumPy: its parts need not become hardware.)
 """A whole network: the pipeline of engines for a model."""
 
 from __future__ import annotations

@@ -75,11 +75,13 @@ class FilterScheduler(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        words = [takes | (ends << 1) for takes, ends in self.program]
-        m.submodules.program = program = RomStream(2, words)
-        takes, ends = program.o.payload[0], program.o.payload[1]
-        if all(takes for takes, _ in self.program):
-            takes = program.o.valid  # as it is: every step of this program takes a slot
+        # Filters with k = 0 before the first slot wait for it, without taking it: otherwise the
+        # constants of an image would leave before it arrives.
+        leading = next(n for n, (takes, _) in enumerate(self.program) if takes)
+        words = [takes | ends << 1 | (takes or n < leading) << 2
+                 for n, (takes, ends) in enumerate(self.program)]
+        m.submodules.program = program = RomStream(3, words)
+        takes, ends, waits = program.o.payload[0], program.o.payload[1], program.o.payload[2]
 
         room = Signal()
         step = Signal()
@@ -88,7 +90,7 @@ class FilterScheduler(wiring.Component):
         m.d.comb += [
             room.eq(~ends | ~self.o.valid | self.o.ready),
             self.i.ready.eq(program.o.valid & takes & room),
-            step.eq(program.o.valid & (~takes | self.i.valid) & room),
+            step.eq(program.o.valid & (~waits | self.i.valid) & room),
             program.o.ready.eq(step),
             total.eq(carry + self.i.payload),
         ]

@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (The network is made for its numbers, not to become hardware.)
 """The cycle model: what every handshake of a network does, cycle by cycle, without the data.
 
 Gateware moves as its valid and ready bits say, and those depend on no activation. This module
@@ -56,7 +58,10 @@ class _Engine:
         self.lanes, self.tight = array.lanes, array.tight
         self.top = 1 << (array.latency - 2)
         self.mask = (self.top << 1) - 1
-        self.program = engine.scheduler.program
+        program = engine.scheduler.program
+        leading = next(n for n, (takes, _) in enumerate(program) if takes)
+        self.program = [(takes, ends, takes or n < leading)
+                        for n, (takes, ends) in enumerate(program)]
         # Writer and reader.
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
@@ -75,10 +80,10 @@ class _Engine:
         # What is combinational, from the output back.
         result = self.pipeline & 4 != 0
         requantizes = not (result and self.full)
-        takes, ends = self.program[self.step]
+        takes, ends, waits = self.program[self.step]
         room = not ends or not self.summed or requantizes
         holds = self.remaining != 0
-        steps = (holds or not takes) and room
+        steps = (holds or not waits) and room
         taken = holds and takes and room
         ending = self.valids & self.lasts & self.top != 0
         free = not holds or (self.tight and self.remaining == 1 and taken)
@@ -221,7 +226,6 @@ def measure(model: Model, foldings: Mapping[str, Folding], *,
         As for the network.
     """
     network = Network(model, foldings, weight_register=weight_register)
-    network._MustUse__used = True  # type: ignore[attr-defined]
     stages: list[_Engine | _Pool] = []
     names = []
     for name, component in network.stages.items():

@@ -1,0 +1,71 @@
+# amaranth: UnusedElaboratable=no
+"""The PE array: passes, accumulators and the chain, under stalls and without."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.gateware import PEArray
+from tests.streams import run_streams
+from tests.synthesis import cells
+from tests.test_pe import random_codes
+
+
+def simulate(array, passes, words, *, seed=0, stall=0.0):
+    """Random passes through an array; returns the run, checked against the twin."""
+    rng = np.random.default_rng(seed)
+    simd, fmt = array.simd, array.activation
+    activations = rng.integers(fmt.min, fmt.max, (passes, words, simd), endpoint=True)
+    codes = random_codes(rng, (passes, words, array.lanes, simd), array.term)
+    put = [{"activations": activations[p, w].tolist(), "terms": codes[p, w].tolist(),
+            "last": int(w == words - 1)} for p in range(passes) for w in range(words)]
+    run = run_streams(array, {"i": put}, {"o": passes * array.lanes}, seed=seed, stall=stall)
+    expected = [array.compute(activations[p], codes[p]).tolist() for p in range(passes)]
+    assert run["o"] == sum(expected, [])
+    return run
+
+
+@given(lanes=st.integers(1, 6), simd=st.integers(1, 5), words=st.integers(1, 7),
+       bits=st.integers(1, 10), signed=st.booleans(), exponent_bits=st.integers(1, 4),
+       tight=st.booleans(), seed=st.integers(0, 99), stall=st.sampled_from([0.0, 0.4]))
+def test_equals_twin(lanes, simd, words, bits, signed, exponent_bits, tight, seed, stall):
+    array = PEArray(lanes=lanes, simd=simd, width=28, activation=ActivationFormat(bits, signed),
+                    term=TermFormat(exponent_bits), tight=tight)
+    simulate(array, 5, words, seed=seed, stall=stall)
+
+
+def test_sums_are_modulo_the_width():
+    array = PEArray(lanes=2, simd=2, width=9)
+    simulate(array, 6, 4, seed=3)
+
+
+@pytest.mark.parametrize(("lanes", "words", "tight", "cycles"), [
+    (3, 8, False, 8),   # the words set the pace
+    (3, 4, False, 4),
+    (3, 3, False, 4),   # the chain does, and takes a cycle to start again
+    (3, 3, True, 3),    # ... or not
+    (6, 2, True, 6),
+])
+def test_throughput_and_latency(lanes, words, tight, cycles):
+    array = PEArray(lanes=lanes, simd=2, width=20, tight=tight)
+    run = simulate(array, 12, words)
+    firsts = run.cycles["o"][::lanes]
+    assert set(np.diff(firsts)) == {cycles}
+    assert firsts[0] - run.cycles["i"][words - 1] == array.latency
+
+
+def test_cost_per_term(tmp_path):
+    """The figure that the project stands on: well under 70 LUT4 a term, all lanes included."""
+    found = cells(PEArray(lanes=8, simd=4, width=20), "ice40", tmp_path)
+    assert found["SB_LUT4"] / 32 < 65
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"lanes": 0, "simd": 1, "width": 8}, "lanes must be"),
+    ({"lanes": 1, "simd": 1, "width": 0}, "width must be"),
+])
+def test_bad_parameters(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        PEArray(**parameters)

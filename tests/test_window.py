@@ -1,0 +1,117 @@
+# amaranth: UnusedElaboratable=no
+"""The sliding window: any kernel, stride, padding and folding, against its NumPy twin."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flightrtl.formats import ActivationFormat
+from flightrtl.gateware import SlidingWindow
+from flightrtl.gateware.window import Ring
+from tests.streams import run_streams
+from tests.synthesis import cells
+
+
+def simulate(window, images, *, seed=0, stall=0.0):
+    """Run images through; compares every word and every ``last`` with the twin."""
+    expected = window.compute(images)
+    words, simd = expected.shape[-2:]
+    assert (*expected.shape[1:3], words) == (*window.output, window.words)
+    replayed = np.repeat(expected.reshape(-1, 1, words, simd), window.passes, axis=1)
+    count = replayed.size // simd
+    run = run_streams(window, {"i": images.ravel().tolist()}, {"o": count}, seed=seed,
+                      stall=stall, timeout=500 + 10 * (count + images.size))
+    got = [[word.activations[n] for n in range(simd)] for word in run["o"]]
+    assert got == replayed.reshape(-1, simd).tolist()
+    assert [word.last for word in run["o"]] == [n % words == words - 1 for n in range(count)]
+    return run
+
+
+@st.composite
+def windows(draw):
+    height, width = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    channels = draw(st.sampled_from([1, 2, 3, 4, 6]))
+    kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    padding = tuple(draw(st.integers(0, kernel[axis] - 1)) for axis in (0, 0, 1, 1))
+    # A kernel must fit in the padded image.
+    height = max(height, kernel[0] - padding[0] - padding[1])
+    width = max(width, kernel[1] - padding[2] - padding[3])
+    column = draw(st.booleans())
+    chunk = draw(st.sampled_from([n for n in range(1, channels + 1) if channels % n == 0]))
+    return SlidingWindow(
+        shape=(height, width, channels), kernel=kernel, padding=padding,
+        stride=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        simd=chunk * (kernel[0] if column else 1), column=column, passes=draw(st.integers(1, 3)),
+        rows=draw(st.sampled_from([0, 0, 9])),
+        format=ActivationFormat(draw(st.integers(1, 9)), draw(st.booleans())))
+
+
+@given(window=windows(), seed=st.integers(0, 99), stall=st.sampled_from([0.0, 0.4]))
+def test_equals_twin(window, seed, stall):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(window.format.min, window.format.max, (3, *window.shape),
+                          endpoint=True)
+    simulate(window, images, seed=seed, stall=stall)
+
+
+def test_twin_by_hand():
+    """A 2 x 2 window over a 2 x 2 image with a border of zeros on the left and above."""
+    window = SlidingWindow(shape=(2, 2, 1), kernel=(2, 2), padding=(1, 0, 1, 0), simd=1)
+    found = window.compute(np.array([1, 2, 3, 4]).reshape(1, 2, 2, 1))
+    assert found[0, ..., 0].tolist() == [[[0, 0, 0, 1], [0, 0, 1, 2]], [[0, 1, 0, 3], [1, 2, 3, 4]]]
+    column = SlidingWindow(shape=(2, 2, 1), kernel=(2, 2), padding=(1, 0, 1, 0), simd=2,
+                           column=True)
+    found = column.compute(np.array([1, 2, 3, 4]).reshape(1, 2, 2, 1))
+    assert found[0, 1, 1].tolist() == [[1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_no_pause_between_rows_and_images(column):
+    """Once it runs, a window that is the slowest part gives a word in every cycle."""
+    window = SlidingWindow(shape=(6, 6, 2), kernel=(3, 3), padding=(1, 1, 1, 1),
+                           simd=6 if column else 2, column=column, passes=4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 2))
+    run = simulate(window, images)
+    assert set(np.diff(run.cycles["o"])) == {1}
+
+
+def test_latency():
+    """Three cycles from the last activation that the first row of windows needs."""
+    window = SlidingWindow(shape=(5, 4, 1), kernel=(3, 3), simd=1)
+    run = simulate(window, np.random.default_rng(0).integers(0, 256, (1, 5, 4, 1)))
+    assert run.cycles["o"][0] - run.cycles["i"][3 * 4 - 1] == 3
+
+
+@pytest.mark.parametrize(("family", "ram"), [("ice40", "SB_RAM40_4K"), ("ecp5", "DP16KD")])
+def test_buffer_is_block_ram_without_emulation(family, ram, tmp_path):
+    """One block RAM for each 16 (iCE40) or 36 bits, and no flip-flops that stand in for it."""
+    window = SlidingWindow(shape=(14, 14, 8), kernel=(3, 3), padding=(1, 1, 1, 1), simd=4)
+    found = cells(window, family, tmp_path)
+    assert found[ram] == (2 if family == "ice40" else 1)
+    flip_flops = sum(count for cell, count in found.items()
+                     if cell.startswith("SB_DFF") or cell == "TRELLIS_FF")
+    # 24 bits gathered, 32 bits out, and counters; read-during-write logic would add 74.
+    assert flip_flops < 24 + 32 + 70
+    assert found["SB_LUT4"] + found["LUT4"] < 160
+
+
+def test_ring_grows_only_where_that_is_free():
+    assert Ring.for_window(columns=28, width=32, height=3) == (8, 1, 32, 32)
+    assert Ring.for_window(columns=128, width=32, height=3) == (4, 1, 128, 32)
+    assert Ring.for_window(columns=10, width=8, height=3, column=True) == (8, 4, 16, 8)
+    assert Ring.for_window(columns=128, width=32, height=3, least=5).rows == 8
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"kernel": (6, 1)}, "kernel .* is larger than the padded image 5 x 5"),
+    ({"padding": (3, 0, 0, 0)}, "padding .* must be less than the kernel"),
+    ({"simd": 3}, "simd=3 must divide the 2 channels"),
+    ({"simd": 4, "column": True}, "simd=4 must divide the 2 channels times 3 kernel rows"),
+    ({"stride": (0, 1)}, "stride must be 1 to"),
+    ({"passes": 0}, "passes must be 1 to"),
+])
+def test_bad_parameters(change, message):
+    parameters = {"shape": (5, 5, 2), "kernel": (3, 3), "simd": 2} | change
+    with pytest.raises(ValueError, match=message):
+        SlidingWindow(**parameters)
