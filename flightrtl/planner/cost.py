@@ -184,7 +184,7 @@ def pool_cost(layer: MaxPool, source: TensorType, family: str) -> Cost:
 
 
 CLOCK_LUT4 = 25
-LINK_LUT4 = 250
+LINK_LUT4 = 215
 ARGMAX_BIT_LUT4 = 2.5
 
 

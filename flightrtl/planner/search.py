@@ -95,21 +95,24 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     limit = floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
     if target_rate is not None:
         _check_reachable(model, board, limit, floor, target_rate, clock_mhz, options)
-    chosen = _choose(options, limit, budget) if wanted is not None and limit >= floor else None
+    chosen = _cheapest(options, limit, floor, budget) if wanted is not None else None
     if chosen is None and target_rate is not None:
         raise _too_large(board, budget, options, limit, target_rate)
+    reachable = chosen is not None
     if chosen is None:
         chosen = _fastest(options, floor, budget)
     chosen, timing = _buffered(model, board, budget, chosen)
     # Layers as slow as the limit allows may still wait for each other: narrow it until the
     # whole keeps to it.
     tighter = limit
-    while target_rate is not None and timing.interval > limit:
+    while reachable and timing.interval > limit:
         tighter = min(tighter * limit // timing.interval, tighter - 1)
-        chosen = _choose(options, tighter, budget) if tighter >= floor else None
-        if chosen is None:
-            raise _too_large(board, budget, options, limit, target_rate)
-        chosen, timing = _buffered(model, board, budget, chosen)
+        narrower = _cheapest(options, tighter, floor, budget)
+        if narrower is None:
+            if target_rate is not None:
+                raise _too_large(board, budget, options, limit, target_rate)
+            break
+        chosen, timing = _buffered(model, board, budget, narrower)
     return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
                 layers=tuple(_layer_plan(model, name, option) for name, option in chosen.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
@@ -204,6 +207,35 @@ def _choose(options: dict[str, list[_Option]], limit: int,
     return best and best[1]
 
 
+def _cheapest(options: dict[str, list[_Option]], limit: int, floor: int,
+              budget: _Budget) -> dict[str, _Option] | None:
+    """The cheapest choice that keeps to ``limit`` cycles, wasting little in the slowest layer.
+
+    Where the cheapest wastes much, a somewhat faster one that does not is taken.
+    """
+    if limit < floor:
+        return None
+    best: tuple[tuple[bool, int], dict[str, _Option]] | None = None
+    for candidate in [limit, *_limits(options, floor)]:
+        if not limit / WORTH <= candidate <= limit:
+            continue
+        chosen = _choose(options, candidate, budget)
+        if chosen is None:
+            continue
+        rank = (not _wastes_little(chosen, floor),
+                total(option.cost for option in chosen.values()).lut4)
+        if best is None or rank < best[0]:
+            best = rank, chosen
+    return best and best[1]
+
+
+def _wastes_little(chosen: dict[str, _Option], floor: int) -> bool:
+    """Whether the slowest layer's lanes nearly always work, or no layer with lanes is slowest."""
+    slowest = max(chosen.values(), key=lambda option: option.cycles)
+    return (slowest.folded is None or slowest.cycles < floor
+            or slowest.utilization >= GOOD_UTILIZATION)
+
+
 def _limits(options: dict[str, list[_Option]], floor: int) -> list[int]:
     """Every interval at which the set of usable options changes, ascending."""
     return sorted({floor} | {option.cycles for some in options.values() for option in some
@@ -221,8 +253,7 @@ def _fastest(options: dict[str, list[_Option]], floor: int,
         slowest = max(chosen.values(), key=lambda option: option.cycles)
         if fastest is None:
             fastest = slowest.cycles, chosen
-        if slowest.folded is None or slowest.cycles < floor \
-                or slowest.utilization >= GOOD_UTILIZATION:
+        if _wastes_little(chosen, floor):
             return chosen
         if slowest.cycles > fastest[0] * WORTH:
             break
