@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from amaranth import Const, Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
@@ -102,17 +102,14 @@ class Requantizer(wiring.Component):
                 shifted.eq(value),
                 self.o.payload.eq(shifted),
             ]
-            if len(shifted) > self.output.bits - self.output.signed:
-                # A value is in range if its bits above the output's all equal its sign.
-                upper = shifted[self.output.bits - self.output.signed:]
-                if self.output.signed:
-                    with m.If(~shifted[-1] & upper.any()):
-                        m.d.sync += self.o.payload.eq(self.output.max)
-                    with m.If(shifted[-1] & ~upper.all()):
-                        m.d.sync += self.o.payload.eq(self.output.min)
-                else:
-                    with m.If(upper.any()):
-                        m.d.sync += self.o.payload.eq(self.output.max)
-                    with m.If(shifted[-1]):
-                        m.d.sync += self.o.payload.eq(Const(0))
+            # A value is in range if its bits above the output's all equal its sign.
+            upper = shifted[self.output.bits - self.output.signed:]
+            with m.If(~shifted[-1] & upper.any()):
+                m.d.sync += self.o.payload.eq(self.output.max)
+            if self.output.signed:
+                with m.If(shifted[-1] & ~upper.all()):
+                    m.d.sync += self.o.payload.eq(self.output.min)
+            else:
+                with m.If(shifted[-1]):
+                    m.d.sync += self.o.payload.eq(0)
         return m

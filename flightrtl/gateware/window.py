@@ -218,8 +218,8 @@ class SlidingWindow(wiring.Component):
         slot_bits, bank_bits = exact_log2(ring.rows), exact_log2(ring.banks)
         data_out = []
         for bank in range(ring.banks):
-            ram = memory.Memory(shape=ring.width, depth=ring.depth, init=[],
-                                attrs={"no_rw_check": 1})
+            ram: memory.Memory[Any, Any] = memory.Memory(
+                shape=ring.width, depth=ring.depth, init=[], attrs={"no_rw_check": "1"})
             m.submodules[f"ram_{bank}"] = ram
             write, read = ram.write_port(), ram.read_port(domain="comb")
             # An asynchronous port and a register of our own: synthesis joins them to a block

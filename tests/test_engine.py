@@ -1,0 +1,150 @@
+# amaranth: UnusedElaboratable=no
+"""Engines: layers of any shape and folding against the golden model, and their cycles."""
+
+import numpy as np
+import pytest
+
+from flightrtl import golden
+from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.gateware import ConvolutionEngine, DenseEngine, FoldedLayer, Folding
+from flightrtl.gateware.engine import inverted_range, negative_terms
+from flightrtl.model import Dense, TensorType
+from tests.models import random_layer, random_map
+from tests.streams import run_streams
+
+
+def random_folding(rng, layer, source):
+    """Any legal folding, with more lanes than slots among them."""
+    column = bool(rng.integers(2))
+    channels = source.shape[2]
+    chunk = int(rng.choice([n for n in range(1, channels + 1) if channels % n == 0]))
+    return Folding(int(rng.integers(1, layer.slots + 3)),
+                   chunk * (layer.kernel[0] if column else 1), column,
+                   rows=int(rng.choice([0, 0, 8])))
+
+
+def random_case(seed):
+    rng = np.random.default_rng(seed)
+    source = TensorType((int(rng.integers(1, 8)), int(rng.integers(1, 8)),
+                         int(rng.choice([1, 2, 4, 6]))),
+                        ActivationFormat(int(rng.integers(1, 13)), bool(rng.integers(2))))
+    maps = random_map(rng, source, 3)
+    kind = "dense" if seed % 4 == 0 else "convolution"
+    k = [0, 0, 0] if seed == 7 else None
+    layer = random_layer(rng, kind, source, maps, k=k)
+    return rng, layer, source, maps
+
+
+def engine(layer, source, folding, register=False):
+    make = DenseEngine if isinstance(layer, Dense) else ConvolutionEngine
+    return make(FoldedLayer(layer, source, folding), register=register)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_equals_golden(seed):
+    rng, layer, source, maps = random_case(seed)
+    dut = engine(layer, source, random_folding(rng, layer, source), bool(rng.integers(2)))
+    expected = golden.apply(layer, maps)
+    np.testing.assert_array_equal(dut.compute(maps), expected)
+    run = run_streams(dut, {"i": maps.ravel().tolist()}, {"o": expected.size}, seed=seed,
+                      stall=0.0 if seed % 3 else 0.3, timeout=100_000)
+    np.testing.assert_array_equal(np.reshape(run["o"], expected.shape), expected)
+
+
+@pytest.mark.parametrize(("folding", "k"), [
+    (Folding(2, 2), (1, 2, 1)),
+    (Folding(3, 1), (2, 0, 2)),           # a filter straddles the passes, one is pruned
+    (Folding(4, 6, column=True), (1, 1, 1, 1, 2, 2)),   # as many lanes as words
+    (Folding(7, 6, column=True), (2, 2, 1, 1, 1)),      # more: the drain sets the pace
+    (Folding(2, 6, column=True), (1, 0, 0, 0, 0, 1)),   # many pruned filters after one slot
+    (Folding(1, 2), (0, 0, 3)),                          # ... and before
+])
+def test_busy_cycles_are_the_interval_of_pixels(folding, k):
+    """With its input always there, an engine gives a pixel every ``cycles_per_pixel``."""
+    rng = np.random.default_rng(1)
+    source = TensorType((1, 1, 2), ActivationFormat(4))
+    maps = random_map(rng, source, 40)
+    kernel = (3, 3) if folding.column else (1, 1)
+    source = TensorType((3, 40, 2), ActivationFormat(4)) if folding.column else source
+    maps = random_map(rng, source, 2 if folding.column else 40)
+    layer = random_layer(rng, "convolution", source, maps, kernel=kernel, stride=(1, 1),
+                         padding=(0, 0, 0, 0), k=k)
+    folded = FoldedLayer(layer, source, folding)
+    dut = engine(layer, source, folding)
+    expected = golden.apply(layer, maps)
+    run = run_streams(dut, {"i": maps.ravel().tolist()}, {"o": expected.size}, timeout=100_000)
+    pixels = run.cycles["o"][layer.filters - 1::layer.filters]
+    if folding.column:  # the rows of the second image arrive while the first is computed
+        pixels = pixels[5:30]
+        assert set(np.diff(pixels)) == {folded.cycles_per_pixel}
+    else:
+        assert pixels[-1] - pixels[10] == max(folded.cycles_per_pixel, 2) * (len(pixels) - 11)
+
+
+def test_a_layer_takes_the_fewest_passes():
+    rng = np.random.default_rng(0)
+    source = TensorType((4, 4, 4))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=(3, 3),
+                         k=[2, 0, 1, 3, 1])
+    for lanes in range(1, 10):
+        folded = FoldedLayer(layer, source, Folding(lanes, 2))
+        assert folded.passes == -(-7 // lanes)
+        assert folded.words == 18
+        assert folded.cycles_per_pixel == folded.passes * 18
+        assert folded.utilization == pytest.approx(7 / (folded.passes * lanes))
+
+
+def test_accumulators_hold_every_partial_sum_and_no_more():
+    """The bounds are reached: by the activations that make each term's product extreme."""
+    rng = np.random.default_rng(2)
+    for signed in (False, True):
+        source = ActivationFormat(5, signed)
+        layer = random_layer(rng, "dense", TensorType((2, 2, 3), source),
+                             random_map(rng, TensorType((2, 2, 3), source), 2), k=[2, 1, 0])
+        low, high = inverted_range(layer, source)
+        lows, highs = [0], [0]
+        for index in range(3):
+            terms = layer.term_values[layer.slot_filter == index].ravel()
+            ends = [(min(t * source.min, t * source.max), max(t * source.min, t * source.max))
+                    for t in terms]
+            short = [int(t < 0) for t in terms]
+            lows.append(sum(min(a - s, 0) for (a, _), s in zip(ends, short, strict=True)))
+            highs.append(sum(max(b - s, 0) for (_, b), s in zip(ends, short, strict=True)))
+        assert (low, high) == (min(lows), max(highs))
+        assert negative_terms(layer).sum() == (layer.term_values < 0).sum()
+
+
+def test_wrong_kind_of_layer():
+    rng, layer, source, _ = random_case(0)
+    with pytest.raises(TypeError, match="layer must be a Convolution"):
+        ConvolutionEngine(FoldedLayer(layer, source, Folding(1, 1)))
+    rng, layer, source, _ = random_case(1)
+    with pytest.raises(TypeError, match="layer must be a Dense"):
+        DenseEngine(FoldedLayer(layer, source, Folding(1, 1)))
+
+
+@pytest.mark.parametrize(("folding", "message"), [
+    (Folding(1, 3), "simd=3 does not fit 4 input channels; it may be one of 1, 2, 4"),
+    (Folding(1, 4, column=True), "by kernel columns; it may be one of 3, 6, 12"),
+])
+def test_simd_must_divide(folding, message):
+    rng = np.random.default_rng(0)
+    source = TensorType((4, 4, 4))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=(3, 3))
+    with pytest.raises(ValueError, match=message):
+        FoldedLayer(layer, source, folding)
+
+
+def test_formats_are_parameters():
+    """From 1 to 4 exponent bits and 1 to 16 activation bits, both ends at once."""
+    for exponent_bits, bits in ((1, 1), (4, 16), (1, 16), (4, 1)):
+        rng = np.random.default_rng(bits)
+        source = TensorType((3, 3, 2), ActivationFormat(bits))
+        maps = random_map(rng, source, 2)
+        layer = random_layer(rng, "convolution", source, maps, kernel=(2, 2),
+                             exponent_bits=exponent_bits, output=ActivationFormat(bits))
+        assert layer.format == TermFormat(exponent_bits)
+        dut = engine(layer, source, Folding(2, 2))
+        run = run_streams(dut, {"i": maps.ravel().tolist()},
+                          {"o": golden.apply(layer, maps).size})
+        assert run["o"] == golden.apply(layer, maps).ravel().tolist()
