@@ -63,7 +63,7 @@ class LayerEngine(wiring.Component):
     folded : FoldedLayer
         The layer, what feeds it, and how it is folded.
     register : bool
-        A register behind each ROM, see :class:`~flightrtl.gateware.weights.RomStream`.
+        A register behind each memory, see :class:`~flightrtl.gateware.weights.RomStream`.
 
     Members
     -------
@@ -84,7 +84,7 @@ class LayerEngine(wiring.Component):
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
             simd=folding.simd, column=folding.column, passes=folded.passes,
-            rows=folding.rows, format=source.format)
+            rows=folding.rows, register=register, format=source.format)
         self.weights = WeightBuffer(folded, register=register)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
                              activation=source.format, term=layer.format, tight=folded.tight)

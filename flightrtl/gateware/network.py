@@ -60,7 +60,7 @@ class Network(wiring.Component):
     foldings : mapping of str to Folding
         For each convolution and dense layer, by name.
     weight_register : bool
-        A register behind each ROM: free on ECP5 and needed for its clock; off on iCE40, see
+        A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
         :class:`~flightrtl.gateware.weights.RomStream`.
 
     Members

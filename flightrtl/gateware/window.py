@@ -107,6 +107,9 @@ class SlidingWindow(wiring.Component):
         How often each window is replayed before the next one.
     rows : int
         Image rows that the buffer holds at least; 0 for as many as the kernel needs.
+    register : bool
+        One more register behind the memory, for the slow block RAM of ECP5, see
+        :class:`~flightrtl.gateware.weights.RomStream`. Adds 1 cycle of latency.
     format : ActivationFormat
         Activations.
 
@@ -124,7 +127,7 @@ class SlidingWindow(wiring.Component):
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int], simd: int,
                  stride: tuple[int, int] = (1, 1),
                  padding: tuple[int, int, int, int] = (0, 0, 0, 0), column: bool = False,
-                 passes: int = 1, rows: int = 0,
+                 passes: int = 1, rows: int = 0, register: bool = False,
                  format: ActivationFormat = ActivationFormat()) -> None:
         self.shape = tuple(_integer(n, "shape", 1, 1 << 16) for n in shape)
         self.kernel = tuple(_integer(n, "kernel", 1, 1 << 16) for n in kernel)
@@ -134,6 +137,7 @@ class SlidingWindow(wiring.Component):
         self.passes = _integer(passes, "passes", 1, 1 << 32)
         _integer(rows, "rows", 0, 1 << 16)
         self.column = column
+        self.register = register
         self.format = format
         (height, width, channels), (top, bottom, left, right) = self.shape, self.padding
         spare = (height + top + bottom - self.kernel[0], width + left + right - self.kernel[1])
@@ -239,27 +243,38 @@ class SlidingWindow(wiring.Component):
                 m.d.sync += word.eq(read.data)
             data_out.append(word)
 
-        # Behind the memory: the flags that travel with a word, then the output register.
-        valid, last, inside = Signal(), Signal(reset_less=True), Signal(reset_less=True)
-        real = Signal(self.kernel[0] if self.column else 1, reset_less=True)
-        first_bank = Signal(bank_bits, reset_less=True)
-        advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready),
-                     reader.fetch.eq(~valid | advance)]
+        # Behind the memory: what travels with a word, perhaps through one more register, and
+        # the output register, which forces padding to zero.
+        flags = data.StructLayout({"last": 1, "inside": 1, "bank": bank_bits,
+                                   "real": self.kernel[0] if self.column else 1})
+        beside: Any = Signal(flags, reset_less=True)
+        valid, advance, moves = Signal(), Signal(), Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), reader.fetch.eq(~valid | moves)]
         with m.If(reader.fetch):
-            m.d.sync += [valid.eq(reader.valid), last.eq(reader.last), inside.eq(reader.inside),
-                         real.eq(reader.real),
-                         first_bank.eq(reader.slot[:bank_bits])]
+            m.d.sync += [valid.eq(reader.valid), beside.last.eq(reader.last),
+                         beside.inside.eq(reader.inside), beside.real.eq(reader.real),
+                         beside.bank.eq(reader.slot[:bank_bits])]
+        if self.register:
+            held = Signal.like(beside)
+            held_valid = Signal()
+            words = [Signal.like(word, name=f"held_{n}") for n, word in enumerate(data_out)]
+            m.d.comb += moves.eq(~held_valid | advance)
+            with m.If(moves):
+                m.d.sync += [held_valid.eq(valid), held.eq(beside),
+                             *(kept.eq(word) for kept, word in zip(words, data_out, strict=True))]
+            valid, beside, data_out = held_valid, held, words
+        else:
+            m.d.comb += moves.eq(advance)
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(valid), self.o.payload.last.eq(last)]
+            m.d.sync += [self.o.valid.eq(valid), self.o.payload.last.eq(beside.last)]
             for lane in range(self.simd // self.chunk):
                 source: Value = data_out[0]
                 if ring.banks > 1:
-                    source = Array(data_out)[(first_bank + lane)[:bank_bits]]
+                    source = Array(data_out)[(beside.bank + lane)[:bank_bits]]
                 target = Value.cast(self.o.payload.activations)
                 part = target[lane * ring.width:(lane + 1) * ring.width]
                 m.d.sync += part.eq(source)
-                with m.If(~(inside & real[lane])):
+                with m.If(~(beside.inside & beside.real[lane])):
                     m.d.sync += part.eq(0)
         return m
 

@@ -65,7 +65,9 @@ class _Engine:
         # Writer and reader.
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
-        self.staged = self.staged_last = self.offered = self.offered_last = False
+        self.register = window.register
+        self.staged = self.staged_last = self.held = self.held_last = False
+        self.offered = self.offered_last = False
         # Array, scheduler, requantizer, buffer.
         self.valids = self.lasts = self.remaining = self.step = self.pipeline = 0
         self.summed = self.out = self.full = False
@@ -89,7 +91,8 @@ class _Engine:
         free = not holds or (self.tight and self.remaining == 1 and taken)
         advance = free or not ending
         moves = advance or not self.offered
-        fetch = moves or not self.staged
+        passes_on = moves or not self.held if self.register else moves
+        fetch = passes_on or not self.staged
         available = self.slack >= 0
         self.busy += self.offered and advance
         self.starved += advance and not self.offered
@@ -122,8 +125,12 @@ class _Engine:
             written = self.filled == self.values
             if written:
                 self.filled = 0
-        if moves:
+        if moves and self.register:
+            self.offered, self.offered_last = self.held, self.held_last
+        elif moves:
             self.offered, self.offered_last = self.staged, self.staged_last
+        if self.register and passes_on:
+            self.held, self.held_last = self.staged, self.staged_last
         if fetch:
             self.staged = available
             if available:
