@@ -69,12 +69,12 @@ ACCUMULATOR_LUT4 = {"ice40": 3.555, "ecp5": 3.152}
 """Per bit of accumulator and chain."""
 
 # What follows was fitted to whole designs: an MNIST network of four convolutions and a dense
-# layer (UP5K at S = 1, 2, 4, 8; LFE5U-85F at S = 2, 4, 5, 9).
+# layer (UP5K at S = 1, 4, 6, 8; LFE5U-85F at S = 2, 4, 5, 8, 12), as nextpnr counts.
 ARRAY_LUT4 = 14
 """Control of an array."""
 WINDOW_LUT4 = 82
 """Counters and control of a window, and per bit of its word:"""
-WINDOW_BIT_LUT4 = 1.3
+WINDOW_BIT_LUT4 = 2.4
 WINDOW_TURN_LUT4 = 0.66
 """By columns, per bit of the word and further row of the buffer: the multiplexer of its rows."""
 BUFFER_LUT4 = 21
@@ -147,10 +147,11 @@ def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
 def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
     width = folded.folding.lanes * folded.folding.simd * folded.layer.format.code_bits
     depth = folded.passes * folded.words
+    ff = 10 + width * (family == "ecp5")  # the register behind the memory
     if width * depth >= ROM_BLOCK_BITS:
-        return Cost(lut4=COUNTER_LUT4, ff=10, bram=memory_brams(family, depth, width))
+        return Cost(lut4=COUNTER_LUT4, ff=ff, bram=memory_brams(family, depth, width))
     # A function of the address for each bit: one LUT4 for 16 words, three for 32, ...
-    return Cost(lut4=COUNTER_LUT4 + width * (2 * -(-depth // 16) - 1), ff=10 + width)
+    return Cost(lut4=COUNTER_LUT4 + width * (2 * -(-depth // 16) - 1), ff=ff + width)
 
 
 def _window_cost(folded: FoldedLayer, family: str) -> Cost:
@@ -184,7 +185,7 @@ def pool_cost(layer: MaxPool, source: TensorType, family: str) -> Cost:
 
 
 CLOCK_LUT4 = 25
-LINK_LUT4 = 215
+LINK_LUT4 = 230
 ARGMAX_BIT_LUT4 = 2.5
 
 

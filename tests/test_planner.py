@@ -1,0 +1,238 @@
+# amaranth: UnusedElaboratable=no
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flightrtl import boards, modelfile
+from flightrtl.errors import BuildError, UserError
+from flightrtl.formats import ActivationFormat, TermFormat, signed_bits
+from flightrtl.gateware.engine import ConvolutionEngine, inverted_range
+from flightrtl.gateware.folding import FoldedLayer, Folding
+from flightrtl.gateware.network import Network
+from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
+from flightrtl.planner import Cost, plan
+from flightrtl.planner.cost import adder_bits, engine_cost, memory_brams, system_costs, total
+from flightrtl.planner.search import GOOD_UTILIZATION, WORTH
+from tests import synthesis
+from tests.models import random_images, random_layer, random_map, random_model
+from tests.streams import run_streams
+
+ICEBREAKER = boards.load("icebreaker")
+ULX3S = boards.load("ulx3s_85f")
+
+
+def small_board(board, **resources):
+    """A board whose device has less in it."""
+    return replace(board, resources=replace(board.resources, **resources))
+
+
+def two_layers(seed=0, k=(2, 1, 1, 2), filters=5):
+    """A convolution and a dense layer, large enough to have choices."""
+    rng = np.random.default_rng(seed)
+    source = TensorType((8, 8, 4), ActivationFormat(8))
+    first = random_layer(rng, "convolution", source, random_map(rng, source, 4), name="conv",
+                         kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1), k=k,
+                         exponent_bits=3, output=ActivationFormat(8))
+    between = TensorType(first.output_shape(source.shape), first.output)
+    second = random_layer(rng, "dense", between, random_map(rng, between, 4), name="dense",
+                          inputs=("conv",), k=[1] * filters, exponent_bits=3,
+                          output=ActivationFormat(16, True))
+    return Model("two", source, (first, second))
+
+
+def every_folding(layer):
+    divisors = [n for n in range(1, layer.channels + 1) if layer.channels % n == 0]
+    for lanes in range(1, layer.slots + 1):
+        for n in divisors:
+            yield Folding(lanes, n)
+            if layer.kernel[0] > 1:
+                yield Folding(lanes, layer.kernel[0] * n, True)
+
+
+def cost_of(model, layer, folding, family="ice40"):
+    source = model.source(layer)
+    accumulator = signed_bits(*inverted_range(layer, source.format))
+    return engine_cost(FoldedLayer(layer, source, folding), family, accumulator)
+
+
+@pytest.mark.parametrize("cells", [2000, 2600, 4000])
+def test_no_choice_of_foldings_that_fits_is_much_faster(cells):
+    model = two_layers()
+    board = small_board(ICEBREAKER, lut4=cells)
+    chosen = plan(model, board)
+    spent = total(system_costs(model.output).values())
+    floor = max(tensor.size for tensor in model.tensors.values())
+    layers = [[(FoldedLayer(layer, model.source(layer), folding).cycles,
+                cost_of(model, layer, folding)) for folding in every_folding(layer)]
+              for layer in model.layers]
+    best = min(
+        max(floor, *(cycles for cycles, _ in pair))
+        for pair in itertools.product(*layers)
+        if (cost := total([spent, *(each for _, each in pair)])).lut4 <= cells * board.fill
+        and cost.bram <= board.resources.bram)
+    slowest = chosen.slowest.cycles
+    assert best <= max(slowest, floor) <= best * WORTH
+    assert chosen.cost.lut4 <= cells * board.fill
+    assert chosen.cost.bram <= board.resources.bram
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_plan_makes_a_network_and_keeps_to_the_budget(seed):
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, input_shape=(9, 8, 3), activation_bits=8, exponent_bits=3,
+                         kinds=["convolution", "max_pool", "convolution", "dense"])
+    for board in (ICEBREAKER, ULX3S):
+        chosen = plan(model, board)
+        Network(model, chosen.foldings, weight_register=board.weight_register)
+        assert chosen.cost.lut4 <= board.fill * board.resources.lut4
+        assert chosen.cost.bram <= board.resources.bram
+        assert chosen.cycles_per_inference >= max(layer.cycles for layer in chosen.layers)
+        assert [layer.name for layer in chosen.layers] == [layer.name for layer in model.layers]
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_interval_and_latency_are_the_simulated_ones(seed):
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, input_shape=(6, 6, 2), activation_bits=6, exponent_bits=2,
+                         kinds=["convolution", "max_pool", "dense"], classes=3)
+    chosen = plan(model, ICEBREAKER)
+    count = 6
+    values = random_images(rng, model, count).ravel().tolist()
+    run = run_streams(Network(model, chosen.foldings), {"i": values},
+                      {"o": count * model.output.size}, timeout=100_000)
+    ends = run.cycles["o"][model.output.size - 1::model.output.size]
+    assert ends[-1] - ends[-2] == chosen.cycles_per_inference
+    assert ends[0] - run.cycles["i"][0] == chosen.latency_cycles
+
+
+def test_the_slowest_layer_hardly_wastes_a_cycle():
+    for board in (ICEBREAKER, ULX3S):
+        slowest = plan(modelfile.load("mnist"), board).slowest
+        assert slowest.utilization >= GOOD_UTILIZATION
+
+
+def test_the_rates_that_the_project_promises():
+    mnist = modelfile.load("mnist")
+    ice40, ecp5 = plan(mnist, ICEBREAKER), plan(mnist, ULX3S)
+    assert ice40.clock_mhz >= 30
+    assert ice40.inferences_per_second >= 2000
+    assert ecp5.clock_mhz >= 100
+    assert ecp5.inferences_per_second >= 50_000
+    assert plan(modelfile.load("digits"), boards.load("icestick")).cost.lut4 <= 1280
+
+
+def test_a_target_rate_is_reached_with_less():
+    model = modelfile.load("mnist")
+    fast = plan(model, ICEBREAKER)
+    cells = fast.cost.lut4
+    for rate in (2000, 1000, 200):
+        chosen = plan(model, ICEBREAKER, target_rate=rate)
+        assert chosen.inferences_per_second >= rate
+        assert chosen.cost.lut4 <= cells
+        cells = chosen.cost.lut4
+    assert cells < fast.cost.lut4
+
+
+def test_the_clock_is_what_the_pll_gives():
+    model = two_layers()
+    chosen = plan(model, ICEBREAKER, frequency=37)
+    assert chosen.clock_mhz == 36.75
+    assert chosen.inferences_per_second == 36.75e6 / chosen.cycles_per_inference
+    assert plan(model, ICEBREAKER, frequency=12).clock_mhz == 12
+
+
+def test_a_model_that_is_too_large_names_layer_and_knob():
+    model = two_layers()
+    with pytest.raises(BuildError, match="logic cells and iCE40UP5K leaves") as caught:
+        plan(model, small_board(ICEBREAKER, lut4=700))
+    assert caught.value.layer in ("conv", "dense")
+    assert "--board" in caught.value.knob
+    with pytest.raises(BuildError, match="block RAMs and iCE40UP5K leaves 1") as caught:
+        plan(two_layers(filters=60), small_board(ICEBREAKER, bram=1))
+    assert caught.value.layer == "dense"
+    with pytest.raises(BuildError, match="board 'icestick'"):
+        plan(modelfile.load("mnist"), boards.load("icestick"))
+
+
+def test_a_rate_out_of_reach_names_layer_and_knob():
+    model = two_layers()
+    with pytest.raises(BuildError, match="values pass through the input") as caught:
+        plan(model, ICEBREAKER, target_rate=1e6)
+    assert "--target-rate 140625 or less" in caught.value.knob
+    with pytest.raises(BuildError, match="this layer takes 384 at its widest") as caught:
+        plan(model, ULX3S, target_rate=100e6 / 300)
+    assert caught.value.layer == "conv"
+    with pytest.raises(BuildError, match="inferences per second need about") as caught:
+        plan(model, small_board(ICEBREAKER, lut4=2500), target_rate=90_000)
+    assert caught.value.layer == "conv"
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="target rate must be above 0"):
+            plan(model, ICEBREAKER, target_rate=wrong)
+    with pytest.raises(UserError, match="must be above 0 MHz"):
+        plan(model, ICEBREAKER, frequency=-3)
+    with pytest.raises(BuildError, match="gives 16 to 275 MHz"):
+        plan(model, ICEBREAKER, frequency=400)
+
+
+def test_numbers_of_a_layer_plan():
+    chosen = plan(two_layers(k=(2, 0, 1, 2)), ICEBREAKER)
+    conv, dense = chosen.layers
+    assert (conv.type, dense.type) == ("convolution", "dense")
+    assert conv.k_histogram == {0: 1, 1: 1, 2: 2}
+    assert (conv.pixels, conv.terms) == (64, 5 * 36 * 64)
+    assert (dense.pixels, dense.terms) == (1, 5 * 8 * 8 * 4)
+    assert chosen.foldings == {"conv": conv.folding, "dense": dense.folding}
+    assert chosen.cost == total([conv.cost, dense.cost, *chosen.overhead.values()])
+    assert chosen.cost.dsp == chosen.cost.spram == 0
+
+
+def test_memories_and_adders():
+    assert memory_brams("ice40", 256, 16) == 1
+    assert memory_brams("ice40", 257, 16) == 2
+    assert memory_brams("ice40", 2048, 3) == 2
+    assert memory_brams("ecp5", 512, 36) == 1
+    assert memory_brams("ecp5", 512, 37) == 2
+    assert [adder_bits(15, simd) for simd in (1, 2, 3, 4)] == [0, 16, 33, 49]
+    assert Cost(lut4=1) + Cost(ff=2, bram=3) == Cost(lut4=1, ff=2, bram=3)
+
+
+@pytest.mark.parametrize(("family", "lanes", "simd"), [
+    ("ice40", 3, 4), ("ice40", 6, 1), ("ecp5", 4, 8), ("ecp5", 2, 2)])
+def test_the_estimate_of_an_engine_is_near_what_synthesis_makes(family, lanes, simd, tmp_path):
+    rng = np.random.default_rng(3)
+    source = TensorType((12, 12, 8), ActivationFormat(8))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), name="conv",
+                         kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1),
+                         k=[1, 2, 1, 2, 1, 2, 1, 2], output=ActivationFormat(8), exponent_bits=3)
+    folded = FoldedLayer(layer, source, Folding(lanes, simd))
+    estimate = engine_cost(folded, family, signed_bits(*inverted_range(layer, source.format)))
+    cells = synthesis.cells(ConvolutionEngine(folded, register=family == "ecp5"), family, tmp_path)
+    if family == "ice40":
+        ff = sum(count for kind, count in cells.items() if kind.startswith("SB_DFF"))
+        used, bram = cells["SB_LUT4"], cells["SB_RAM40_4K"]
+    else:
+        ff, bram = cells["TRELLIS_FF"], cells["DP16KD"]
+        used = cells["LUT4"] + 2 * cells["CCU2C"] + 6 * cells["TRELLIS_DPR16X4"]
+    # Placed, it is some more: on iCE40 a flip-flop without a LUT takes a cell of its own, on ECP5
+    # carry chains take cells at their ends.
+    assert estimate.lut4 * 0.75 <= used <= estimate.lut4 * 1.05
+    assert abs(estimate.ff - ff) <= 0.15 * ff
+    assert estimate.bram == bram
+
+
+def test_terms_of_all_formats_have_a_cost():
+    rng = np.random.default_rng(5)
+    costs = []
+    for bits, exponent_bits in ((4, 2), (8, 2), (8, 3), (16, 4)):
+        source = TensorType((4, 4, 2), ActivationFormat(bits))
+        layer = random_layer(rng, "dense", source, random_map(rng, source, 2), k=[1, 1],
+                             exponent_bits=exponent_bits, output=ActivationFormat(8, True))
+        assert isinstance(layer, Dense)
+        assert layer.format == TermFormat(exponent_bits)
+        model = Model("one", source, (layer,))
+        costs.append(cost_of(model, layer, Folding(1, 2)).lut4)
+    assert costs == sorted(costs)
+    assert isinstance(model.layers[0], Dense | Convolution)
+    assert model.layers[0].inputs == (INPUT,)
