@@ -17,7 +17,7 @@ from .toolchain import Tool, run
 __all__ = ["FAMILIES", "DoesNotFit", "Family", "Implementation", "Usage", "implement",
            "plan_commands"]
 
-_NO_ROOM = re.compile("no B[Ee][Ll]s remaining|[Uu]nable to (find a )?place|"
+_NO_ROOM = re.compile("no B[Ee][Ll]s remaining|[Uu]nable to (find .*)?place|"
                       "Failed to expand region")
 _TOLERANCE = 1e-3  # nextpnr keeps clock periods in whole picoseconds
 
