@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 from amaranth_boards.icebreaker import ICEBreakerPlatform
@@ -112,3 +113,15 @@ def test_extra_resources_are_added(tmp_path):
     platform = board.make_platform()
     assert platform.lookup("led", 3)
     assert [led.number for led in board.leds] == [3, 2]
+
+
+def test_the_page_about_boards_has_every_board_with_its_numbers():
+    page = (Path(__file__).parent.parent / "docs" / "boards.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name in boards.names():
+        board = boards.load(name)
+        row = next(row for row in rows if f"`{name}`" in row or
+                   name.startswith("ulx3s") and "`ulx3s_12f`" in row)
+        assert f"| {board.clock.input_mhz:g} MHz | {board.clock.default_mhz:g} MHz |" in row
+        assert f"| {board.uart.baud:,} baud |" in row
+        assert f"| {len(board.leds) or 'none'}" in row

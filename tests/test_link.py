@@ -1,4 +1,6 @@
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,3 +321,44 @@ def test_bytes_during_an_answer_are_dropped():
 def test_parameters_are_checked():
     with pytest.raises(ValueError, match="baud must be 1 to"):
         Link(FRAMES[0], baud=0)
+
+
+class FakePort:
+    """A serial port with a device behind it that answers one request."""
+
+    def __init__(self, requests):
+        self.requests = requests
+        self.answer = b""
+
+    def reset_input_buffer(self):
+        self.answer = b""
+
+    def write(self, data):
+        self.answer = self.requests[data]
+
+    def read(self, count):
+        data, self.answer = self.answer[:count], self.answer[count:]
+        return data
+
+
+def test_the_host_on_the_page_about_the_link():
+    text = (Path(__file__).parent.parent / "docs" / "link.md").read_text(encoding="utf-8")
+    example, = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(compile(example, "docs/link.md", "exec"), names)
+    frame = names["frame"]
+    image, = images(frame, 1)
+    logits = list(range(-5, 5))
+    body = bytes([Status.OK]) + np.array(logits, "<i2" if frame.logit.bits > 8 else "i1").tobytes()
+    body += bytes([9])
+    port = FakePort({frame.request(image): body + checksum(body)})
+    assert names["classify"](port, image) == (9, logits)
+    port.requests[frame.request(image)] = bytes([Status.TIMEOUT])
+    with pytest.raises(LinkError, match="TIMEOUT"):
+        names["classify"](port, image)
+
+
+def test_the_page_about_the_link_names_every_byte():
+    text = (Path(__file__).parent.parent / "docs" / "link.md").read_text(encoding="utf-8")
+    for value in (SYNC, COMMAND_RUN, *Status):
+        assert f"`0x{value:02X}`" in text

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,10 @@ from flightrtl import boards, golden
 from flightrtl.errors import BuildError
 from flightrtl.gateware.link import Frame, Status
 from flightrtl.planner import plan
-from flightrtl.top import SerialNetwork
+from flightrtl.top import SerialNetwork, Top
 from tests.models import random_images, random_model
 from tests.streams import PERIOD
+from tests.test_planner import two_layers
 from tests.test_uart import bits_of, receive_byte, send_bits
 
 FAST = 4_000_000   # 9 cycles per bit at 36 MHz, so that the simulation is short
@@ -106,6 +108,37 @@ def test_a_lost_byte_times_out_and_the_next_result_is_right(monkeypatch):
         assert frame.parse(await receive(frame.answer_size))[1] == logits[0]
 
     converse(serial_network(model), bench)
+
+
+def test_the_fastest_line_that_is_allowed_loses_no_byte():
+    model = two_layers(k=(2, 2, 1))
+    chosen = plan(model, boards.load("icebreaker"), target_rate=2500)
+    frame = Frame.of(model)
+    cycles = -(-chosen.cycles_per_inference // (10 * frame.request_size))
+    assert cycles >= 4
+    dut = SerialNetwork(model, chosen, round(36_000_000 / cycles))
+    assert dut.divisor == cycles
+    images = random_images(np.random.default_rng(9), model, 1)
+    logits = golden.run(model, images).tolist()
+
+    async def bench(send, receive, ctx):
+        for image, expected in zip(images, logits, strict=True):
+            await send(frame.request(image))
+            assert frame.parse(await receive(frame.answer_size))[1] == expected
+
+    converse(dut, bench)
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_the_design_of_every_board_asks_only_for_what_the_board_has(name):
+    board = boards.load(name)
+    model = random_model(np.random.default_rng(10), input_shape=(5, 4, 2), kinds=["dense"],
+                         classes=4, activation_bits=8, exponent_bits=3)
+    files = board.make_platform().prepare(Top(model, plan(model, board), board)).files
+    constraints = next(text for file, text in files.items() if file.endswith((".pcf", ".lpf")))
+    text = constraints if isinstance(constraints, str) else constraints.decode()
+    # Clock, two pins of the serial port, LEDs; a differential clock is one line in the file.
+    assert len(re.findall(r"set_io|LOCATE", text)) == 3 + len(board.leds)
 
 
 def test_a_line_faster_than_the_network_is_refused():
