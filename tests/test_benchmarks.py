@@ -1,0 +1,35 @@
+"""The benchmarks' command line, and the figure that the project stands on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True,
+                          text=True, timeout=600)
+
+
+def test_cost_of_a_term():
+    """At most 70 cells a term for 8-bit activations and 3 exponent bits, drain included."""
+    result = run("pe", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["results"]
+    assert {each["family"] for each in found} == {"ice40", "ecp5"}
+    for each in found:
+        assert (each["lanes"], each["simd"]) == (8, 4)
+        assert (each["activation_bits"], each["exponent_bits"]) == (8, 3)
+        assert each["lut4_per_term"] == pytest.approx(each["lut4"] / 32, abs=0.01)
+        assert each["lut4_per_term"] <= 70
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("nope",), "there is no benchmark 'nope'; there is pe"),
+    (("pe", "--lanes", "0"), "--lanes must be 1 or more, not 0"),
+])
+def test_bad_requests(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
