@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
                        exponent_bits=exponent_bits, seed=options.seed, progress=progress)
                for bits, exponent_bits in (FORMATS if options.all else FORMATS[:1])
                for family in families]
-    document = {
+    document: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks pe", *arguments]),
         "date": date.today().isoformat(),
         "tools": {name: toolchain.find(name).version

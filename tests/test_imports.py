@@ -31,7 +31,7 @@ FLOORS = [
      "samples", "boards"},
     {"gateware"},
     {"planner"},
-    {"top", "toolchain", "implement", "report", "plots", "flow", "host", "build"},
+    {"top", "toolchain", "implement", "cache", "report", "plots", "flow", "host", "build"},
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.
