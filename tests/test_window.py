@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import SlidingWindow
-from flightrtl.gateware.window import Ring
+from flightrtl.gateware.linebuffer import Ring
 from tests.streams import run_streams
 from tests.synthesis import cells
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 from ..gateware.folding import FoldedLayer
+from ..gateware.linebuffer import Ring
 from ..gateware.weights import BLOCK_BITS
-from ..gateware.window import Ring
 from ..model import MaxPool, TensorType
 
 __all__ = ["Cost", "engine_cost", "memory_brams", "pool_cost", "system_costs", "total"]
