@@ -6,9 +6,9 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import pe
+from . import builds, pe
 
-BENCHMARKS = {"pe": pe.main}
+BENCHMARKS = {"builds": builds.main, "pe": pe.main}
 
 
 def main() -> int | None:

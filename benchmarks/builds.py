@@ -1,0 +1,69 @@
+"""The bundled models, built for real: the reports that the README quotes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from flightrtl.errors import BuildError
+from flightrtl.files import atomic_write
+from flightrtl.report import table
+
+RESULTS = Path(__file__).with_name("builds.json")
+BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("digits", "icestick"))
+"""Model and board."""
+
+
+def build(model: str, board: str, output: str) -> dict[str, Any]:
+    """The report of one build, with the bitstream's name in place of its path."""
+    command = [sys.executable, "-m", "flightrtl.build", "--model", model, "--board", board]
+    result = subprocess.run([*command, "--output", output, "--json"], stdout=subprocess.PIPE,
+                            text=True)
+    if result.returncode:
+        raise BuildError(f"{model} on {board} was not built")
+    report: dict[str, Any] = json.loads(result.stdout)
+    report["bitstream"] = Path(report["bitstream"]).name
+    return {"command": " ".join(["python", *command[1:]]), "date": date.today().isoformat(),
+            **report}
+
+
+def summary(reports: Sequence[dict[str, Any]]) -> str:
+    """The builds side by side, as a table."""
+    rows = []
+    for report in reports:
+        lut4, bram = report["resources"]["lut4"], report["resources"]["bram"]
+        rows.append([
+            report["model"]["name"], report["board"],
+            f"{100 * report['model']['accuracy']['top1']:.2f} %",
+            f"{lut4['used']:,} of {lut4['available']:,}", f"{bram['used']} of {bram['available']}",
+            str(report["resources"]["dsp"]["used"]),
+            f"{report['clock_mhz']:g} ({report['fmax_mhz']:.1f})",
+            f"{report['cycles_per_inference']:,}", f"{report['inferences_per_second']:,.0f}"])
+    return table(["model", "board", "top-1", "logic cells", "block RAM", "DSP", "MHz (Fmax)",
+                  "cycles", "inferences/s"], rows)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Every bundled model on a board that it is meant for: cells, clock and rate."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks builds", description=main.__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser.add_argument("--save", action="store_true",
+                        help=f"write the results to benchmarks/{RESULTS.name} as well")
+    options = parser.parse_args(arguments)
+    reports = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (model, board) in enumerate(BUILDS, 1):
+            print(f"build {number} of {len(BUILDS)}: {model} on {board}", file=sys.stderr)
+            reports.append(build(model, board, f"{folder}/{board}"))
+    if options.save:
+        with atomic_write(RESULTS) as file:
+            file.write(json.dumps(reports, indent=2) + "\n")
+    print(json.dumps(reports, indent=2) if options.json else summary(reports))
+    return 0
