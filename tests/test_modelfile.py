@@ -446,12 +446,17 @@ def test_a_problem_does_not_hide_those_of_later_layers(model):
     assert second.startswith("layer 'dense3': its terms are for 1 channels")
 
 
+def nested(inner):
+    """Lists and dictionaries of ``inner``. (Not a lambda: hypothesis would parse this file for its
+    text, at which CPython 3.11 can fail with a SystemError, gh-106905.)"""
+    return (st.lists(inner, max_size=4)
+            | st.dictionaries(st.text(max_size=5), inner, max_size=3))
+
+
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-1 << 65, 1 << 65) | st.floats(allow_nan=False,
-                                                                         allow_infinity=False)
-    | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner,
-                                                               max_size=3), max_leaves=6)
+    st.none() | st.booleans() | st.integers(-1 << 65, 1 << 65)
+    | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    nested, max_leaves=6)
 
 
 def places(value: object, at: str = "") -> list[str]:
