@@ -2,6 +2,7 @@
 """The documentation: links lead somewhere, commands exist, examples run."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -130,3 +131,23 @@ def test_a_reused_pe_under_stalls(capsys):
 def test_figures_are_measured(page):
     """No page is published with a place that still waits for its figures."""
     assert "<!-- results -->" not in page.read_text(encoding="utf-8")
+
+
+def test_the_readme_quotes_the_benchmarks():
+    """Every figure of the README's tables is that of the committed results."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in text.splitlines() if line.startswith("|")]
+    for report in json.loads((ROOT / "benchmarks" / "builds.json").read_text(encoding="utf-8")):
+        used = {name: f"{each['used']:,} of {each['available']:,}"
+                for name, each in report["resources"].items()}
+        assert [
+            report["model"]["name"], f"{report['board']} ({report['device']})",
+            f"{100 * report['model']['accuracy']['top1']:.2f} %", used["lut4"], used["bram"],
+            str(report["resources"]["dsp"]["used"]), f"{report['clock_mhz']:g}",
+            f"{report['fmax_mhz']:.1f}", f"{report['cycles_per_inference']:,}",
+            f"{report['inferences_per_second']:,.0f}"] in rows
+    costs = json.loads((ROOT / "benchmarks" / "pe.json").read_text(encoding="utf-8"))["results"]
+    for family, device in (("ice40", "iCE40UP5K"), ("ecp5", "LFE5U-85F")):
+        assert [device, *(f"{each['lut4_per_term']:.1f}" for each in costs
+                          if each["family"] == family)] in rows

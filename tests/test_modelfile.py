@@ -447,8 +447,11 @@ def test_a_problem_does_not_hide_those_of_later_layers(model):
 
 
 def nested(inner):
-    """Lists and dictionaries of ``inner``. (Not a lambda: hypothesis would parse this file for its
-    text, at which CPython 3.11 can fail with a SystemError, gh-106905.)"""
+    """Lists and dictionaries of ``inner``.
+
+    Not a lambda: hypothesis would parse this file for its text, at which CPython 3.11 can fail with
+    a SystemError (gh-106905).
+    """
     return (st.lists(inner, max_size=4)
             | st.dictionaries(st.text(max_size=5), inner, max_size=3))
 
