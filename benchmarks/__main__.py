@@ -6,9 +6,9 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import builds, pe
+from . import builds, components, pe
 
-BENCHMARKS = {"builds": builds.main, "pe": pe.main}
+BENCHMARKS = {"builds": builds.main, "components": components.main, "pe": pe.main}
 
 
 def main() -> int | None:

@@ -23,7 +23,8 @@ BLOCK_BITS = 1024
 class RomStream(wiring.Component):
     """Words of a read-only memory as an endless stream: 0, 1, ..., depth - 1, 0, 1, ...
 
-    Cost: a block RAM or, below :data:`BLOCK_BITS` bits, a look-up table in logic; a counter.
+    Cost: block RAM or, below :data:`BLOCK_BITS` bits, a look-up table in logic; a counter, some
+    20 LUT4.
     Latency: the first word is valid 1 cycle after reset (2 with ``register``). Throughput:
     a word per cycle.
 

@@ -75,8 +75,8 @@ ARRAY_LUT4 = 14
 WINDOW_LUT4 = 82
 """Counters and control of a window, and per bit of its word:"""
 WINDOW_BIT_LUT4 = 2.4
-WINDOW_TURN_LUT4 = 0.66
-"""By columns, per bit of the word and further row of the buffer: the multiplexer of its rows."""
+WINDOW_TURN_LUT4 = 0.4
+"""By columns, per bit of the word and further row of the buffer: the rotation of its rows."""
 BUFFER_LUT4 = 21
 """Control of the buffer behind an engine, and per bit of the result:"""
 BUFFER_BIT_LUT4 = 2.6

@@ -1,0 +1,142 @@
+# amaranth: UnusedElaboratable=no
+"""What each component costs alone, synthesized: the figures that the docstrings state."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth.back import rtlil
+from amaranth.lib import wiring
+
+from flightrtl import modelfile, toolchain
+from flightrtl.files import atomic_write
+from flightrtl.formats import ActivationFormat
+from flightrtl.gateware import (
+    Argmax,
+    FilterScheduler,
+    FoldedLayer,
+    Folding,
+    LayerEngine,
+    MaxPooling,
+    PEArray,
+    Requantizer,
+    RomStream,
+    ShiftPE,
+    SlidingWindow,
+    StreamBuffer,
+    SumPooling,
+    WeightBuffer,
+)
+from flightrtl.model import WeightedLayer
+from flightrtl.progress import Progress
+from flightrtl.report import table
+
+RESULTS = Path(__file__).with_name("components.json")
+SYNTHESIS = {"ice40": "synth_ice40 -abc9 -device u -top top",
+             "ecp5": "synth_ecp5 -abc9 -nowidelut -top top"}
+_RAMS = ("SB_RAM40_4K", "DP16KD")
+
+
+def _conv3() -> FoldedLayer:
+    """The largest layer of the bundled MNIST model, as on the iCEBreaker."""
+    model = modelfile.load("mnist")
+    layer = next(layer for layer in model.layers if layer.name == "conv3")
+    assert isinstance(layer, WeightedLayer)
+    return FoldedLayer(layer, model.source(layer), Folding(3, 4))
+
+
+def _requantizer(spread: bool) -> Requantizer:
+    rng = np.random.default_rng(0)
+    return Requantizer(low=-(1 << 19), high=(1 << 19) - 1,
+                       bias=rng.integers(-9999, 9999, 24).tolist(),
+                       shift=(rng.integers(6, 10, 24) if spread else np.full(24, 6)).tolist(),
+                       output=ActivationFormat(8))
+
+
+COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
+    "ShiftPE, 4 terms, exact": lambda: ShiftPE(simd=4),
+    "ShiftPE, 4 terms": lambda: ShiftPE(simd=4, exact=False),
+    "PEArray, 8 lanes of 4": lambda: PEArray(lanes=8, simd=4, width=20),
+    "FilterScheduler, 24 filters": lambda: FilterScheduler(
+        k=[1, 2] * 6 + [1] * 12, lanes=3, width=20),
+    # As plain words: at the top of a design, Yosys 0.70 stops at a port that is an array of arrays.
+    "WeightBuffer, 12 terms x 360": lambda: RomStream(48, WeightBuffer(_conv3()).words),
+    "SlidingWindow, 3x3, 4 of 16 channels": lambda: SlidingWindow(
+        shape=(7, 7, 16), kernel=(3, 3), simd=4, passes=10),
+    "the same with padding": lambda: SlidingWindow(
+        shape=(7, 7, 16), kernel=(3, 3), padding=(1, 1, 1, 1), simd=4, passes=10),
+    "the same by columns, 12": lambda: SlidingWindow(
+        shape=(7, 7, 16), kernel=(3, 3), padding=(1, 1, 1, 1), simd=12, column=True, passes=10),
+    "Requantizer, 24 filters": lambda: _requantizer(False),
+    "the same, shifts of 4 kinds": lambda: _requantizer(True),
+    "StreamBuffer, 8 bits": lambda: StreamBuffer(8),
+    "MaxPooling, 2x2 on 28x28x8": lambda: MaxPooling(
+        shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2)),
+    "SumPooling, 2x2 on 28x28x8": lambda: SumPooling(
+        shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2), bias=2, shift=2),
+    "Argmax, 10 logits of 16 bits": lambda: Argmax(count=10, width=16),
+    "ConvolutionEngine, conv3 of mnist": lambda: LayerEngine(_conv3()),
+}
+"""What is measured, by the name in the table."""
+
+
+def cells(dut: wiring.Component, family: str) -> dict[str, int]:
+    """LUT4s (a CCU2C counts as two), flip-flops and block RAMs of a component."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "top.il").write_text(rtlil.convert(dut, name="top", emit_src=False))
+        toolchain.run(toolchain.find("yosys"), [
+            "-q", "-p", f"read_rtlil top.il; {SYNTHESIS[family]}; write_json top.json"],
+            folder=folder, log="yosys.log")
+        found = json.loads((folder / "top.json").read_text())["modules"]["top"]["cells"]
+    count = Counter(cell["type"] for cell in found.values())
+    # Distributed RAM of ECP5 takes two slices of four LUT4.
+    return {"lut4": count["SB_LUT4"] + count["LUT4"] + 2 * count["CCU2C"]
+            + 8 * count["TRELLIS_DPR16X4"],
+            "ff": sum(n for kind, n in count.items()
+                      if kind.startswith("SB_DFF") or kind == "TRELLIS_FF"),
+            "bram": sum(count[kind] for kind in _RAMS)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """LUT4s, flip-flops and block RAMs of every component alone, on both families."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks components",
+                                     description=main.__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser.add_argument("--save", action="store_true",
+                        help=f"write the results to benchmarks/{RESULTS.name} as well")
+    options = parser.parse_args(arguments)
+    progress = Progress(sys.stderr)
+    results: dict[str, dict[str, dict[str, int]]] = {}
+    for name, make in COMPONENTS.items():
+        progress.step(name)
+        results[name] = {family: cells(make(), family) for family in SYNTHESIS}
+        progress.done()
+    document: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks components", *arguments]),
+        "date": date.today().isoformat(),
+        "tools": {"yosys": toolchain.find("yosys").version},
+        "counted": "Yosys' LUT4s (a CCU2C as two), before flip-flops without a LUT take cells",
+        "results": results,
+    }
+    if options.save:
+        with atomic_write(RESULTS) as file:
+            file.write(json.dumps(document, indent=2) + "\n")
+    if options.json:
+        print(json.dumps(document, indent=2))
+    else:
+        keys = ("lut4", "ff", "bram")
+        print(table(
+            ["component", *(f"{family} {key}" for family in SYNTHESIS for key in keys)],
+            [[name, *(str(result[family][key]) for family in SYNTHESIS for key in keys)]
+             for name, result in results.items()], ))
+    return 0
