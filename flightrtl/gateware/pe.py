@@ -33,11 +33,11 @@ class ShiftPE(wiring.Component):
       :meth:`compute` ``(...)`` less the number of negative terms. Over a whole filter that is a
       constant, so whoever adds a bias anyway adds it there (:class:`Requantizer` does).
 
-    Cost: 34 LUT4 and a shared one a product for 8-bit activations and 3 exponent bits, and an adder of
-    16 to 17 bits for each term but one. Four terms measure 187 LUT4 on iCE40 and 191 on ECP5, and
-    208 and 212 with ``exact`` (``python -m benchmarks components``). Latency: ``latency`` cycles,
-    one for the barrel and one for each level of the adder tree. Throughput: ``simd`` terms per
-    cycle.
+    Cost: 34 LUT4 and a shared one a product for 8-bit activations and 3 exponent bits, and an
+    adder of 16 to 17 bits for each term but one. Four terms measure 187 LUT4 on iCE40 and 191 on
+    ECP5, and 208 and 212 with ``exact`` (``python -m benchmarks components``). Latency:
+    ``latency`` cycles, one for the barrel and one for each level of the adder tree. Throughput:
+    ``simd`` terms per cycle.
 
     The arithmetic is that of section 2 of the design; sums of shifted activations in place of
     products are LightNN's (Ding et al., GLSVLSI 2017).
