@@ -161,7 +161,7 @@ def test_a_rate_out_of_reach_names_layer_and_knob():
     with pytest.raises(BuildError, match="values pass through the input") as caught:
         plan(model, ICEBREAKER, target_rate=1e6)
     assert "--target-rate 140625 or less" in (caught.value.knob or "")
-    with pytest.raises(BuildError, match="this layer takes 384 at its widest") as caught:
+    with pytest.raises(BuildError, match="this layer takes 448 at its widest") as caught:
         plan(model, ULX3S, target_rate=100e6 / 300)
     assert caught.value.layer == "conv"
     with pytest.raises(BuildError, match="inferences per second need about") as caught:

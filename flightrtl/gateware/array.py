@@ -24,7 +24,7 @@ class PEArray(wiring.Component):
     A *pass* is a run of transfers that ends with one whose ``last`` is 1. Every lane adds up its
     dot products over the pass; then all sums move to a chain of registers that leaves through
     ``o``, lane 0 first, while the next pass already runs. The array stops only where a pass
-    would end before the chain is empty, or, with ``tight``, before its last sum leaves.
+    would end before the chain is empty. ``i.ready`` depends on registers only.
 
     Products of negative terms are one short (:class:`ShiftPE` with ``exact=False``): a sum is
     the exact one less the number of the lane's negative terms in the pass.
@@ -33,8 +33,7 @@ class PEArray(wiring.Component):
     bits measure 1,967 LUT4 on iCE40 and 2,000 on ECP5 (``python -m benchmarks components``);
     placed, with their weight memory, 65.0 and 67.5 cells a term (``python -m benchmarks pe``).
     Latency: a pass's first sum is valid ``latency`` cycles after its last transfer. Throughput: a
-    transfer per cycle; a pass takes ``max(transfers, lanes + 1)`` cycles, or ``max(transfers,
-    lanes)`` if ``tight``.
+    transfer per cycle; a pass takes ``max(transfers, lanes + 1)`` cycles.
 
     Parameters
     ----------
@@ -46,10 +45,6 @@ class PEArray(wiring.Component):
         Bits of an accumulator. Sums are modulo ``2**width``.
     activation, term : ActivationFormat, TermFormat
         Number formats.
-    tight : bool
-        Whether a pass may end in the very cycle in which the chain empties. Only passes of no
-        more than ``lanes`` transfers gain by it; the price is a path from ``o.ready`` to
-        ``i.ready``, which otherwise depends on registers only.
 
     Members
     -------
@@ -65,11 +60,10 @@ class PEArray(wiring.Component):
 
     def __init__(self, *, lanes: int, simd: int, width: int,
                  activation: ActivationFormat = ActivationFormat(),
-                 term: TermFormat = TermFormat(), tight: bool = False) -> None:
+                 term: TermFormat = TermFormat()) -> None:
         self.simd = _integer(simd, "simd", 1, 1 << 16)
         self.activation = activation
         self.term = term
-        self.tight = tight
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self._pes = [ShiftPE(simd=simd, activation=activation, term=term, exact=False)
@@ -135,10 +129,9 @@ class PEArray(wiring.Component):
                     m.d.sync += chain[lane].eq(chain[lane + 1])
 
         busy = Signal()  # remaining != 0, as a register
-        room = ~busy | ((remaining == 1) & taken) if self.tight else ~busy
         m.d.comb += [
-            advance.eq(~(valid & lasts) | room),
-            load.eq(valid & lasts & room),
+            advance.eq(~(valid & lasts & busy)),
+            load.eq(valid & lasts & ~busy),
             self.i.ready.eq(advance),
             self.o.valid.eq(busy),
             self.o.payload.eq(chain[0]),

@@ -122,11 +122,6 @@ class FoldedLayer:
         """Words of ``simd`` inputs in a window: cycles of a pass that nothing holds up."""
         return self.layer.taps // self.folding.simd
 
-    @property
-    def tight(self) -> bool:
-        """Whether the drain may set the pace, so that it must not lose a cycle."""
-        return self.words <= self.folding.lanes
-
     @cached_property
     def drain_program(self) -> list[tuple[bool, bool]]:
         """The drain's steps for one pixel, see :func:`drain_program`."""
@@ -137,7 +132,7 @@ class FoldedLayer:
         """Cycles between output pixels when nothing upstream or downstream holds them up.
 
         The drain of a pass overlaps the next pass and takes a cycle for each step, so without
-        pruned filters this is ``passes * max(words, lanes)``. A pruned filter's step counts
+        pruned filters this is ``passes * max(words, lanes + 1)``. A pruned filter's step counts
         only where the drain, not the array, sets the pace.
         """
         loaded = step = start = 0
@@ -147,8 +142,8 @@ class FoldedLayer:
             for number, (takes, _) in enumerate(self.drain_program):
                 # A pixel starts with its first pass, even where that is for pruned filters.
                 if number == 0 or (takes and taken and taken % self.folding.lanes == 0):
-                    # A pass ends no earlier than the last slot leaves the chain.
-                    loaded = max(loaded + self.words, last_take + (not self.tight))
+                    # A pass ends no earlier than the chain is empty.
+                    loaded = max(loaded + self.words, last_take + 1)
                     step = max(step, loaded + 1)
                 if takes:
                     taken, last_take = taken + 1, step

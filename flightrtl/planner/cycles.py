@@ -55,7 +55,7 @@ class _Engine:
         self.rows, self.steps = window.ring.rows, window.steps
         self.values = window.columns * window.chunk  # of an image row
         self.words, self.windows = window.words, window.passes * window.output[1]
-        self.lanes, self.tight = array.lanes, array.tight
+        self.lanes = array.lanes
         self.top = 1 << (array.latency - 2)
         self.mask = (self.top << 1) - 1
         program = engine.scheduler.program
@@ -88,8 +88,7 @@ class _Engine:
         steps = (holds or not waits) and room
         taken = holds and takes and room
         ending = self.valids & self.lasts & self.top != 0
-        free = not holds or (self.tight and self.remaining == 1 and taken)
-        advance = free or not ending
+        advance = not (ending and holds)
         moves = advance or not self.offered
         passes_on = moves or not self.held if self.register else moves
         fetch = passes_on or not self.staged
@@ -111,7 +110,7 @@ class _Engine:
             self.step += 1
             if self.step == len(self.program):
                 self.step = 0
-        if ending and free:
+        if ending and not holds:
             self.remaining = self.lanes
         elif taken:
             self.remaining -= 1
