@@ -127,8 +127,8 @@ class Board:
         For place and route.
     fill : float
         Share of the logic cells that a plan may use; what is left keeps routing possible.
-    weight_register : bool
-        Put a register behind the weight memory: free on ECP5, whose block RAM is slow without
+    memory_register : bool
+        Put a register behind each memory: free on ECP5, whose block RAM is slow without
         it; on iCE40 it would cost a logic cell for each bit.
     synth_opts, nextpnr_opts : str
         Further options for Yosys' ``synth_*`` command and for nextpnr.
@@ -148,7 +148,7 @@ class Board:
     default_rate: float | None
     seed: int
     fill: float
-    weight_register: bool
+    memory_register: bool
     synth_opts: str
     nextpnr_opts: str
 
@@ -266,7 +266,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
         if "default_rate" in build.data else None,
         seed=build.take("seed", int, "0 or more", _count),
         fill=build.take("fill", float, "above 0 and at most 1", lambda value: 0 < value <= 1),
-        weight_register=build.take("weight_register", bool),
+        memory_register=build.take("memory_register", bool),
         synth_opts=build.take("synth_opts", str, default=""),
         nextpnr_opts=build.take("nextpnr_opts", str, default=""))
     for table in (top, resources, clock, uart, leds, build):

@@ -238,7 +238,7 @@ def program(request: Request, progress: Progress) -> None:
 
 
 def _network(job: _Job, chosen: Plan) -> Network:
-    return Network(job.model, chosen.foldings, weight_register=job.board.weight_register)
+    return Network(job.model, chosen.foldings, memory_register=job.board.memory_register)
 
 
 def _library_versions() -> dict[str, str]:

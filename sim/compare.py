@@ -80,7 +80,7 @@ class Comparison:
 def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: IntArray, *,
             watch: Watch | None = None) -> Comparison:
     """Simulate the network that ``plan`` describes, image after image without a gap."""
-    network = Network(model, plan.foldings, weight_register=plan.board.weight_register)
+    network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
     # Nothing in a network pauses for longer than an image takes from end to end.
     patience = 4 * (plan.latency_cycles + plan.cycles_per_inference) + 1000
     trace = engine(network, images, patience=patience, watch=watch)

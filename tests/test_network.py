@@ -37,7 +37,7 @@ def simulate(network, images, *, seed=0, stall=0.0):
 def test_equals_golden_under_stalls(seed):
     rng = np.random.default_rng(seed)
     model = random_model(rng)
-    network = Network(model, random_foldings(rng, model), weight_register=bool(seed % 2))
+    network = Network(model, random_foldings(rng, model), memory_register=bool(seed % 2))
     images = random_images(rng, model, 2)
     np.testing.assert_array_equal(network.compute(images), golden.run(model, images))
     simulate(network, images, seed=seed, stall=0.3)
@@ -50,8 +50,8 @@ def test_cycle_model_equals_gateware(seed):
     model = random_model(rng, input_shape=tuple(rng.integers(1, [7, 7, 4])))
     foldings = random_foldings(rng, model)
     register = bool(seed % 2)
-    timing = measure(model, foldings, weight_register=register)
-    network = Network(model, foldings, weight_register=register)
+    timing = measure(model, foldings, memory_register=register)
+    network = Network(model, foldings, memory_register=register)
     run = simulate(network, random_images(rng, model, 8))
     ends = run.cycles["o"][model.output.size - 1::model.output.size]
     assert ends[0] - run.cycles["i"][0] == timing.latency
@@ -66,7 +66,7 @@ def test_plan_equals_gateware(name, board, images):
 
     model = modelfile.load(name)
     planned = plan(model, boards.load(board))
-    network = Network(model, planned.foldings, weight_register=planned.board.weight_register)
+    network = Network(model, planned.foldings, memory_register=planned.board.memory_register)
     run = simulate(network, samples.load(name)[0][:images].astype(np.int64))
     ends = run.cycles["o"][model.output.size - 1::model.output.size]
     assert ends[0] - run.cycles["i"][0] == planned.latency_cycles

@@ -59,7 +59,7 @@ class Network(wiring.Component):
         The network, checked.
     foldings : mapping of str to Folding
         For each convolution and dense layer, by name.
-    weight_register : bool
+    memory_register : bool
         A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
         :class:`~flightrtl.gateware.weights.RomStream`.
 
@@ -81,14 +81,14 @@ class Network(wiring.Component):
     o: stream.Interface
 
     def __init__(self, model: Model, foldings: Mapping[str, Folding], *,
-                 weight_register: bool = False) -> None:
+                 memory_register: bool = False) -> None:
         unknown = set(foldings) - {layer.name for layer in model.layers
                                    if isinstance(layer, WeightedLayer)}
         if unknown:
             raise ValueError(f"no layer with weights is called {', '.join(sorted(unknown))}")
         self.model = model
         self.stages = {layer.name: _stage(layer, model.source(layer), foldings.get(layer.name),
-                                          weight_register)
+                                          memory_register)
                        for layer in model.layers}
         self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
         super().__init__({

@@ -221,17 +221,17 @@ class _Pool:
 
 
 def measure(model: Model, foldings: Mapping[str, Folding], *,
-            weight_register: bool = False) -> Timing:
+            memory_register: bool = False) -> Timing:
     """Interval and latency of a model's :class:`~flightrtl.gateware.Network`.
 
     Takes some microseconds per layer and cycle.
 
     Parameters
     ----------
-    model, foldings, weight_register
+    model, foldings, memory_register
         As for the network.
     """
-    network = Network(model, foldings, weight_register=weight_register)
+    network = Network(model, foldings, memory_register=memory_register)
     stages: list[_Engine | _Pool] = []
     names = []
     for name, component in network.stages.items():

@@ -156,7 +156,7 @@ def _longer(option: _Option, family: str) -> _Option:
 
 def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing:
     foldings = {name: option.folded.folding for name, option in chosen.items() if option.folded}
-    return measure(model, foldings, weight_register=board.weight_register)
+    return measure(model, foldings, memory_register=board.memory_register)
 
 
 def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
