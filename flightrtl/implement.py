@@ -60,6 +60,12 @@ class Family:
                 if getattr(self, name) == kind]
 
 
+SPLIT_NETS = "proc; splitnets"
+"""Yosys commands after which no net is called like one bit of another. A payload that is an array
+gives rise to such names, and on some designs that have them Yosys 0.70 ends without a word when it
+calls ABC. Not done unasked, because it makes names longer and changes nothing else."""
+
+
 FAMILIES: Mapping[str, Family] = {
     "ice40": Family(("yosys", "nextpnr-ice40", "icepack"), "ICESTORM_LC", "ICESTORM_LC",
                     "ICESTORM_RAM", "ICESTORM_SPRAM", "ICESTORM_DSP", "top.bin"),
@@ -167,8 +173,14 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
     synthesize, route, pack = family.tools
 
     progress.step("synthesis")
-    run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
-        progress=progress)
+    try:
+        run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
+            progress=progress)
+    except BuildError:
+        if not _split_nets(folder):
+            raise
+        run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
+            progress=progress)
     progress.done("done")
 
     best: _Attempt | None = None
@@ -208,6 +220,24 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
         bitstream=bitstream, seed=best.seed, fmax_mhz=best.fmax_mhz,
         resources=_usage(best.report["utilization"], parts, family), parts=parts,
         critical=best.critical, tries=tries)
+
+
+def _split_nets(folder: Path) -> bool:
+    """Prepare another try if Yosys stopped where it calls ABC; see :data:`SPLIT_NETS`."""
+    log, script = folder / "yosys.log", folder / "top.ys"
+    if not log.is_file() or not script.is_file():
+        return False
+    said = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line for line in reversed(said) if line.strip()), "")
+    if not last.startswith("Running ABC command"):
+        return False
+    commands = script.read_text(encoding="utf-8").splitlines()
+    reads = [n for n, line in enumerate(commands) if line.lstrip().startswith("read_")]
+    if not reads or SPLIT_NETS in commands:
+        return False
+    commands.insert(reads[-1] + 1, SPLIT_NETS)
+    script.write_text("\n".join(commands) + "\n", encoding="utf-8")
+    return True
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:
