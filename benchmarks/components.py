@@ -1,4 +1,3 @@
-# amaranth: UnusedElaboratable=no
 """What each component costs alone, synthesized: the figures that the docstrings state."""
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from flightrtl import modelfile, toolchain
+from flightrtl import implement, modelfile, toolchain
 from flightrtl.files import atomic_write
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import (
@@ -29,7 +28,6 @@ from flightrtl.gateware import (
     MaxPooling,
     PEArray,
     Requantizer,
-    RomStream,
     ShiftPE,
     SlidingWindow,
     StreamBuffer,
@@ -68,8 +66,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "PEArray, 8 lanes of 4": lambda: PEArray(lanes=8, simd=4, width=20),
     "FilterScheduler, 24 filters": lambda: FilterScheduler(
         k=[1, 2] * 6 + [1] * 12, lanes=3, width=20),
-    # As plain words: at the top of a design, Yosys 0.70 stops at a port that is an array of arrays.
-    "WeightBuffer, 12 terms x 360": lambda: RomStream(48, WeightBuffer(_conv3()).words),
+    "WeightBuffer, 12 terms x 360": lambda: WeightBuffer(_conv3()),
     "SlidingWindow, 3x3, 4 of 16 channels": lambda: SlidingWindow(
         shape=(7, 7, 16), kernel=(3, 3), simd=4, passes=10),
     "the same with padding": lambda: SlidingWindow(
@@ -95,7 +92,8 @@ def cells(dut: wiring.Component, family: str) -> dict[str, int]:
         folder = Path(name)
         (folder / "top.il").write_text(rtlil.convert(dut, name="top", emit_src=False))
         toolchain.run(toolchain.find("yosys"), [
-            "-q", "-p", f"read_rtlil top.il; {SYNTHESIS[family]}; write_json top.json"],
+            "-q", "-p", f"read_rtlil top.il; {implement.SPLIT_NETS}; {SYNTHESIS[family]}; "
+                        "write_json top.json"],
             folder=folder, log="yosys.log")
         found = json.loads((folder / "top.json").read_text())["modules"]["top"]["cells"]
     count = Counter(cell["type"] for cell in found.values())

@@ -18,7 +18,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from flightrtl import toolchain
+from flightrtl import implement, toolchain
 from flightrtl.errors import UserError
 from flightrtl.files import atomic_write
 from flightrtl.formats import ActivationFormat, TermFormat
@@ -116,7 +116,8 @@ def measure(family: str, *, lanes: int, simd: int, bits: int, exponent_bits: int
         (folder / "top.il").write_text(rtlil.convert(dut, name="top", emit_src=False))
         progress.step(f"{title}: synthesis")
         toolchain.run(toolchain.find("yosys"), [
-            "-p", f"read_rtlil top.il; {device.synthesis}; write_json top.json"],
+            "-p", f"read_rtlil top.il; {implement.SPLIT_NETS}; {device.synthesis}; "
+                  "write_json top.json"],
             folder=folder, log="yosys.log", progress=progress)
         progress.done()
         progress.step(f"{title}: place and route")

@@ -54,8 +54,8 @@ class LayerEngine(wiring.Component):
     results leave in time, over the edges of rows and images too: its busy cycles for an image
     are :attr:`FoldedLayer.cycles`, and with enough input it starts an image every so many.
 
-    Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,034
-    LUT4 and 8 block RAMs on iCE40, 1,050 and 3 on ECP5. Latency: an output pixel leaves
+    Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,033
+    LUT4 and 8 block RAMs on iCE40, 1,054 and 3 on ECP5. Latency: an output pixel leaves
     ``latency`` cycles after the last word of its window left the window buffer. Throughput: an
     output pixel every :attr:`FoldedLayer.cycles_per_pixel` cycles.
 
