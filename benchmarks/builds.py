@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from flightrtl.errors import BuildError
-from flightrtl.files import atomic_write
 from flightrtl.report import table
+
+from .results import add_options, publish
 
 RESULTS = Path(__file__).with_name("builds.json")
 BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("digits", "icestick"))
@@ -53,17 +54,12 @@ def summary(reports: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Every bundled model on a board that it is meant for: cells, clock and rate."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks builds", description=main.__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    parser.add_argument("--save", action="store_true",
-                        help=f"write the results to benchmarks/{RESULTS.name} as well")
+    add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
     reports = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (model, board) in enumerate(BUILDS, 1):
             print(f"build {number} of {len(BUILDS)}: {model} on {board}", file=sys.stderr)
             reports.append(build(model, board, f"{folder}/{board}"))
-    if options.save:
-        with atomic_write(RESULTS) as file:
-            file.write(json.dumps(reports, indent=2) + "\n")
-    print(json.dumps(reports, indent=2) if options.json else summary(reports))
+    publish(reports, summary(reports), RESULTS, options)
     return 0

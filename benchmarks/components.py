@@ -17,7 +17,6 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from flightrtl import implement, modelfile, toolchain
-from flightrtl.files import atomic_write
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import (
     Argmax,
@@ -37,6 +36,8 @@ from flightrtl.gateware import (
 from flightrtl.model import WeightedLayer
 from flightrtl.progress import Progress
 from flightrtl.report import table
+
+from .results import add_options, publish
 
 RESULTS = Path(__file__).with_name("components.json")
 SYNTHESIS = {"ice40": "synth_ice40 -abc9 -device u -top top",
@@ -109,9 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     """LUT4s, flip-flops and block RAMs of every component alone, on both families."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks components",
                                      description=main.__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    parser.add_argument("--save", action="store_true",
-                        help=f"write the results to benchmarks/{RESULTS.name} as well")
+    add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
     progress = Progress(sys.stderr)
     results: dict[str, dict[str, dict[str, int]]] = {}
@@ -126,15 +125,9 @@ def main(arguments: Sequence[str]) -> int:
         "counted": "Yosys' LUT4s (a CCU2C as two), before flip-flops without a LUT take cells",
         "results": results,
     }
-    if options.save:
-        with atomic_write(RESULTS) as file:
-            file.write(json.dumps(document, indent=2) + "\n")
-    if options.json:
-        print(json.dumps(document, indent=2))
-    else:
-        keys = ("lut4", "ff", "bram")
-        print(table(
-            ["component", *(f"{family} {key}" for family in SYNTHESIS for key in keys)],
-            [[name, *(str(result[family][key]) for family in SYNTHESIS for key in keys)]
-             for name, result in results.items()], ))
+    keys = ("lut4", "ff", "bram")
+    publish(document, table(
+        ["component", *(f"{family} {key}" for family in SYNTHESIS for key in keys)],
+        [[name, *(str(result[family][key]) for family in SYNTHESIS for key in keys)]
+         for name, result in results.items()]), RESULTS, options)
     return 0

@@ -20,11 +20,12 @@ from amaranth.lib.wiring import Out
 
 from flightrtl import implement, toolchain
 from flightrtl.errors import UserError
-from flightrtl.files import atomic_write
 from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.gateware import PEArray, RomStream
 from flightrtl.progress import Progress
 from flightrtl.report import table
+
+from .results import add_options, publish
 
 RESULTS = Path(__file__).with_name("pe.json")
 FORMATS = ((8, 3), (8, 2), (6, 2), (4, 3), (4, 2))
@@ -145,9 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--family", choices=sorted(DEVICES), action="append",
                         help="only this family (default: both)")
     parser.add_argument("--seed", type=int, default=1, help="of place and route (default 1)")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    parser.add_argument("--save", action="store_true",
-                        help=f"write the results to benchmarks/{RESULTS.name} as well")
+    add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
     for name in ("lanes", "simd"):
         if getattr(options, name) < 1:
@@ -167,17 +166,12 @@ def main(arguments: Sequence[str]) -> int:
                    "accumulators, drain), its weight memory's and the harness's few cells",
         "results": results,
     }
-    if options.save:
-        with atomic_write(RESULTS) as file:
-            file.write(json.dumps(document, indent=2) + "\n")
-    if options.json:
-        print(json.dumps(document, indent=2))
-    else:
-        print(table(
-            ["device", "activation", "exponent bits", "P x S", "cells", "cells a term", "MHz"],
-            [[r["device"], f"{r['activation_bits']} bits", str(r["exponent_bits"]),
-              f"{r['lanes']} x {r['simd']}", str(r["lut4"]), f"{r['lut4_per_term']:.1f}",
-              f"{r['fmax_mhz']:.1f}"] for r in results]))
-        print(f"\n{document['counted'][0].upper()}{document['counted'][1:]}.")
-        print(", ".join(f"{name} {version}" for name, version in document["tools"].items()))
+    text = table(
+        ["device", "activation", "exponent bits", "P x S", "cells", "cells a term", "MHz"],
+        [[r["device"], f"{r['activation_bits']} bits", str(r["exponent_bits"]),
+          f"{r['lanes']} x {r['simd']}", str(r["lut4"]), f"{r['lut4_per_term']:.1f}",
+          f"{r['fmax_mhz']:.1f}"] for r in results])
+    text += f"\n\n{document['counted'][0].upper()}{document['counted'][1:]}.\n"
+    text += ", ".join(f"{name} {version}" for name, version in document["tools"].items())
+    publish(document, text, RESULTS, options)
     return 0

@@ -59,6 +59,11 @@ class FilterScheduler(wiring.Component):
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self.program = drain_program(self.k, self.lanes)
+        # Filters with k = 0 before the first slot wait for it, without taking it: otherwise the
+        # constants of an image would leave before it arrives.
+        leading = next(n for n, (takes, _) in enumerate(self.program) if takes)
+        self.waits = [takes or n < leading for n, (takes, _) in enumerate(self.program)]
+        """Whether each step needs a slot to be there."""
         self.passes = sum(takes for takes, _ in self.program) // self.lanes
         super().__init__({
             "i": In(stream.Signature(signed(width))),
@@ -76,11 +81,8 @@ class FilterScheduler(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # Filters with k = 0 before the first slot wait for it, without taking it: otherwise the
-        # constants of an image would leave before it arrives.
-        leading = next(n for n, (takes, _) in enumerate(self.program) if takes)
-        words = [takes | ends << 1 | (takes or n < leading) << 2
-                 for n, (takes, ends) in enumerate(self.program)]
+        words = [takes | ends << 1 | waits << 2
+                 for (takes, ends), waits in zip(self.program, self.waits, strict=True)]
         m.submodules.program = program = RomStream(3, words)
         takes, ends, waits = program.o.payload[0], program.o.payload[1], program.o.payload[2]
 

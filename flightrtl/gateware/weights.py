@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Signal
+from amaranth import Module, Signal, Value
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import Out
@@ -59,14 +59,14 @@ class RomStream(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        payload = self.o.payload
-        width = payload.as_value().shape().width if hasattr(payload, "as_value") else len(payload)
+        raw = Value.cast(self.o.payload)
+        width = len(raw)
         style = "block" if width * len(self.words) >= BLOCK_BITS else "logic"
-        rom = memory.Memory(shape=width, depth=len(self.words), init=self.words,
-                            attrs={"ram_style": style, "rom_style": style})
+        rom: memory.Memory[Any, Any] = memory.Memory(
+            shape=width, depth=len(self.words), init=self.words,
+            attrs={"ram_style": style, "rom_style": style})
         m.submodules.rom = rom
         port = rom.read_port()
-        raw = payload.as_value() if hasattr(payload, "as_value") else payload
 
         fetch = Signal()
         fetched = Signal()

@@ -58,10 +58,8 @@ class _Engine:
         self.lanes = array.lanes
         self.top = 1 << (array.latency - 2)
         self.mask = (self.top << 1) - 1
-        program = engine.scheduler.program
-        leading = next(n for n, (takes, _) in enumerate(program) if takes)
-        self.program = [(takes, ends, takes or n < leading)
-                        for n, (takes, ends) in enumerate(program)]
+        self.program = [(*step, waits) for step, waits in zip(
+            engine.scheduler.program, engine.scheduler.waits, strict=True)]
         # Writer and reader.
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
