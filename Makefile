@@ -4,6 +4,8 @@
 #   make bitstream BOARD=ecp5 MODEL=digits  of another model, for another board
 #   make test                               linter, type checker and all tests
 #   make check                              the first two of these alone
+#   make check-full DATA=DIR                the long checks too: whole test sets, netlists, deep proofs,
+#                                           thousands of random networks, planted faults; an hour or more
 #   make clean                              forget what was built
 #
 # Each makes the virtual environment .venv if there is none. What is installed there already stays
@@ -13,12 +15,13 @@ PYTHON ?= python3
 BOARD  ?= ice40
 MODEL  ?= mnist
 FLAGS  ?=
+DATA   ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --constraint constraints.txt
 
-.PHONY: bitstream test check clean
+.PHONY: bitstream test check check-full clean
 
 bitstream: $(VENV)/.have-toolchain
 	$(BIN)/python -m flightrtl.build --board $(BOARD) --model $(MODEL) $(FLAGS)
@@ -30,6 +33,9 @@ check: $(VENV)/.have-everything
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+check-full: check
+	$(BIN)/python -m benchmarks verification --save $(if $(DATA),--data $(DATA)) $(FLAGS)
+
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 
@@ -39,7 +45,7 @@ $(VENV)/.have-toolchain: pyproject.toml constraints.txt | $(VENV)
 	touch $@
 
 $(VENV)/.have-everything: pyproject.toml constraints.txt | $(VENV)
-	$(PIP) --editable '.[toolchain,train,dev]'
+	$(PIP) --editable '.[toolchain,train,sim,dev]'
 	touch $(VENV)/.have-toolchain $@
 
 $(VENV):
