@@ -79,11 +79,14 @@ class FilterScheduler(wiring.Component):
         half = 1 << (self.width - 1)
         return ((filters + half) & (2 * half - 1)) - half
 
+    def _steps(self) -> RomStream:
+        """The program as a stream; the proofs replace it by one whose ``k`` is symbolic."""
+        return RomStream(3, [takes | ends << 1 | waits << 2 for (takes, ends), waits
+                             in zip(self.program, self.waits, strict=True)])
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        words = [takes | ends << 1 | waits << 2
-                 for (takes, ends), waits in zip(self.program, self.waits, strict=True)]
-        m.submodules.program = program = RomStream(3, words)
+        m.submodules.program = program = self._steps()
         takes, ends, waits = program.o.payload[0], program.o.payload[1], program.o.payload[2]
 
         room = Signal()
