@@ -1,0 +1,151 @@
+# amaranth: UnusedElaboratable=no
+"""The harness of the proofs: what it proves, refutes and cannot decide, and what it says then."""
+
+import re
+from pathlib import Path
+
+import pytest
+from amaranth import Elaboratable, Module, Signal
+from amaranth.hdl import Assert, Assume, Cover
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from flightrtl.gateware import StreamBuffer
+from tests import formal
+from tests.formal import (
+    AnySeq,
+    Failed,
+    ToolError,
+    Unproved,
+    bound,
+    planted,
+    prove,
+    stream_members,
+)
+
+
+class Counter(Elaboratable):
+    """Counts to 9 or is cleared; ``limit`` is claimed not to be exceeded."""
+
+    def __init__(self, limit=9, *, cover=None, contradiction=False, empty=False):
+        self.limit, self.cover = limit, cover
+        self.contradiction, self.empty = contradiction, empty
+
+    def elaborate(self, platform):
+        m = Module()
+        count = Signal(8)
+        with m.If(AnySeq(1) | (count == 9)):
+            m.d.sync += count.eq(0)
+        with m.Else():
+            m.d.sync += count.eq(count + 1)
+        if self.cover is not None:
+            m.d.comb += Cover(count == self.cover, "the count")
+        elif not self.empty:
+            m.d.comb += Assert(count <= self.limit, "the count exceeds its limit")
+        if self.contradiction:
+            m.d.comb += [Assume(count == 3, "3"), Assume(count == 4, "4")]
+        return m
+
+
+def test_induction():
+    prove(Counter(), depth=2)
+
+
+def test_counterexample_names_assertion_cycle_and_trace(tmp_path):
+    with pytest.raises(Failed) as error:
+        prove(Counter(6), mode="bmc", depth=9, folder=tmp_path)
+    found = re.fullmatch(r"the count exceeds its limit \(\S+test_formal\.py:\d+\) in cycle 7; "
+                         r"trace: (\S+\.vcd)", str(error.value))
+    assert "$enddefinitions" in Path(found[1]).read_text()
+
+
+def test_bound_is_a_bound():
+    prove(Counter(6), mode="bmc", depth=7)
+
+
+def test_no_induction_is_not_a_counterexample():
+    with pytest.raises(Unproved, match="over 3 cycles does not close: the count exceeds"):
+        prove(Counter(20), depth=3)
+    prove(Counter(20), depth=12)  # there are no 12 states in sequence from 10 to 20
+
+
+def test_cover():
+    prove(Counter(cover=9), mode="cover", depth=10)
+    with pytest.raises(Failed, match=r"not reached within 9 cycles: \S+test_formal.py:\d+"):
+        prove(Counter(cover=9), mode="cover", depth=9)
+
+
+def test_nothing_to_prove():
+    with pytest.raises(ToolError, match="no Assert"):
+        prove(Counter(empty=True), depth=2)
+
+
+def test_contradictory_assumptions_prove_nothing():
+    with pytest.raises(ToolError, match="assumptions contradict each other"):
+        prove(Counter(contradiction=True), mode="bmc", depth=3)
+
+
+class Free(wiring.Component):
+    """Ports of a spec are free; a reset holds only where the solver has it."""
+
+    i: Signal
+
+    def __init__(self):
+        super().__init__({"i": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        ever = Signal()
+        m.d.sync += ever.eq(ever | self.i)
+        before = Signal(reset_less=True)
+        m.d.sync += before.eq(ever)
+        m.d.comb += Assert(ever | ~before, "forgotten")
+        return m
+
+
+def test_reset():
+    prove(Free(), depth=3)
+    with pytest.raises(Failed, match="forgotten"):
+        prove(Free(), depth=3, reset=True)
+
+
+def test_missing_solver(monkeypatch):
+    monkeypatch.setitem(formal.SOLVERS, "z3", "no-such-solver")
+    with pytest.raises(ToolError, match=r"no-such-solver is needed .*pip install 'flightrtl\["):
+        prove(Counter(), depth=2)
+
+
+def test_unknown_solver(monkeypatch):
+    monkeypatch.setenv("FLIGHTRTL_FORMAL_SOLVER", "abacus")
+    with pytest.raises(ToolError, match="must be one of z3, yices, not 'abacus'"):
+        prove(Counter(), depth=2)
+
+
+def test_bounds(monkeypatch):
+    monkeypatch.delenv("FLIGHTRTL_FORMAL_DEPTH", raising=False)
+    assert bound(2, 3) == 2
+    monkeypatch.setenv("FLIGHTRTL_FORMAL_DEPTH", "full")
+    assert bound(2, 3) == 3
+    monkeypatch.setenv("FLIGHTRTL_FORMAL_DEPTH", "deep")
+    with pytest.raises(ValueError, match="must be fast or full, not 'deep'"):
+        bound(2, 3)
+
+
+def test_planted():
+    changed = planted(StreamBuffer, "full = Signal()", "full = Signal(init=1)")
+    assert changed is not StreamBuffer
+    assert changed.__doc__ == StreamBuffer.__doc__
+    with pytest.raises(ValueError, match="buffer.py has 'Signal' .* times; once is needed"):
+        planted(StreamBuffer, "Signal", "Value")
+
+
+def test_stream_members():
+    class Nested(wiring.Component):
+        def __init__(self):
+            super().__init__({
+                "a": In(stream.Signature(1)), "b": Out(stream.Signature(1)), "c": Out(1),
+                "d": In(wiring.Signature({"e": Out(stream.Signature(1)),
+                                          "f": In(stream.Signature(1))}))})
+
+    found = {name: flow for name, flow, _ in stream_members(Nested())}
+    assert found == {"a": In, "b": Out, "d.e": In, "d.f": Out}
