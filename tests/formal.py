@@ -50,7 +50,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from amaranth import Cat, ClockDomain, Const, Elaboratable, Module, Signal, Value, asserts
-from amaranth.back import rtlil
+from amaranth.back.rtlil import convert
 from amaranth.hdl import Assert, Assume, Fragment, ShapeLike
 from amaranth.lib import stream, wiring
 
