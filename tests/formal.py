@@ -348,7 +348,7 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     fragment = Fragment.get(harness, "formal")
     internals: dict[str, tuple[Signal, str]] = getattr(spec, "internals", {})
     ports += [signal for signal, _ in internals.values()]
-    text = rtlil.convert(fragment, ports=ports)
+    text = convert(fragment, ports=ports)
     ties = [command for name, (signal, path) in internals.items() for command in (
         f"select -assert-count 1 w:spec.{path} s:{len(signal)} %i", "select -clear",
         f"delete -input w:{name}", f"connect -set {name} spec.{path}")]
