@@ -1,8 +1,12 @@
 """Settings of all tests."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples in every run: a failure can be repeated, and a run on a busy machine does not
 # fail for being slow.
-settings.register_profile("flightrtl", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("flightrtl", derandomize=True, deadline=None, database=None,
+                          max_examples=30)
+# Many examples, others for each --hypothesis-seed: `python -m benchmarks verification` runs it.
+settings.register_profile("full", deadline=None, database=None, max_examples=1000,
+                          suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("flightrtl")

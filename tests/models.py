@@ -26,7 +26,7 @@ from flightrtl.model import (
     WeightedLayer,
 )
 
-__all__ = ["random_images", "random_layer", "random_map", "random_model"]
+__all__ = ["extreme_maps", "random_images", "random_layer", "random_map", "random_model"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 
@@ -40,6 +40,21 @@ def random_map(rng: Generator, kind: TensorType, count: int) -> IntArray:
 def random_images(rng: Generator, model: Model, count: int) -> IntArray:
     """Input for ``model``: int64 (count, H, W, C)."""
     return random_map(rng, model.input, count)
+
+
+def extreme_maps(layer: WeightedLayer, source: TensorType, index: int) -> IntArray:
+    """Two inputs of ``layer`` that drive filter ``index`` as far down and up as it goes.
+
+    That is in the window at the upper left, and where padding cuts nothing off it.
+    """
+    low, high = source.format.min, source.format.max
+    positive = layer.weights[index] > 0
+    maps = np.full((2, *source.shape), low, np.int64)
+    maps[1] = high
+    rows, columns = (min(a, b) for a, b in zip(layer.kernel, source.shape[:2], strict=True))
+    maps[0, :rows, :columns] = np.where(positive, low, high)[:rows, :columns]
+    maps[1, :rows, :columns] = np.where(positive, high, low)[:rows, :columns]
+    return maps
 
 
 def _random_terms(rng: Generator, shape: tuple[int, ...], form: TermFormat) -> np.ndarray:

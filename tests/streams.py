@@ -12,13 +12,13 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from amaranth import Const, Value
 from amaranth.lib import stream, wiring
 from amaranth.sim import Simulator
 
-__all__ = ["PERIOD", "Run", "get", "put", "run_streams"]
+__all__ = ["PERIOD", "Pauses", "Run", "get", "put", "run_streams"]
 
 PERIOD = 1e-6
 """Clock period of simulations, in simulated seconds; its value changes nothing."""
@@ -40,6 +40,21 @@ async def get(ctx: Any, source: stream.Interface) -> Any:
     return payload
 
 
+class Pauses(NamedTuple):
+    """Stalls that last: long pauses fill and empty the buffers that single cycles do not.
+
+    Parameters
+    ----------
+    share : float
+        Part of the cycles in which the stream pauses, 0 to below 1.
+    length : float
+        Mean cycles of a pause; ``1 / (1 - share)`` is as long as they are by chance alone.
+    """
+
+    share: float
+    length: float
+
+
 class Run(dict[str, list[Any]]):
     """What came out, by stream, and when.
 
@@ -57,15 +72,22 @@ class Run(dict[str, list[Any]]):
 class _End:
     """One end of a stream, as the test bench sees it."""
 
-    def __init__(self, dut: wiring.Component, name: str, seed: int, stall: float) -> None:
+    def __init__(self, dut: wiring.Component, name: str, seed: int,
+                 stall: float | Pauses) -> None:
         self.name = name
         self.stream: stream.Interface = operator.attrgetter(name)(dut)
         self.random = random.Random(f"{seed} {name}")
-        self.stall = stall
+        if not isinstance(stall, Pauses):
+            stall = Pauses(stall, 1 / (1 - stall))
+        self.stall = stall.share
+        # Chances that a pause begins, and that one goes on: equal where it is chance alone.
+        self.chances = stall.share / (1 - stall.share) / stall.length, 1 - 1 / stall.length
+        self.pauses = False
         self.cycles: list[int] = []
 
     def stalls(self) -> bool:
-        return self.random.random() < self.stall
+        self.pauses = self.random.random() < self.chances[self.pauses]
+        return self.pauses
 
 
 class _Source(_End):
@@ -147,7 +169,7 @@ class _Sink(_End):
 
 def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
                 outputs: Mapping[str, int], *, seed: int = 0,
-                stall: float | Mapping[str, float] = 0.0, timeout: int = 10_000,
+                stall: float | Pauses | Mapping[str, float | Pauses] = 0.0, timeout: int = 10_000,
                 idle: int = 16) -> Run:
     """Feed a component's input streams and collect its output streams.
 
@@ -164,9 +186,10 @@ def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
         Number of transfers to expect, by name of the stream.
     seed : int
         Of the stalls. Equal seeds give equal runs.
-    stall : float or mapping of str to float
+    stall : float, Pauses, or mapping of str to these
         Probability, 0 to below 1, that a stream pauses in a cycle, for all or by name (those not
-        named do not stall). With 0, sources are always valid and sinks always ready.
+        named do not stall); or :class:`Pauses` that last. With 0, sources are always valid and
+        sinks always ready.
     timeout : int
         Cycles after which a run that is not done fails.
     idle : int
@@ -186,8 +209,9 @@ def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
         result = []
         for name, value in streams.items():
             probability = stall.get(name, 0.0) if isinstance(stall, Mapping) else stall
-            if not 0 <= probability < 1:
-                raise ValueError(f"stall must be 0 to below 1, not {probability}")
+            share = probability.share if isinstance(probability, Pauses) else probability
+            if not 0 <= share < 1:
+                raise ValueError(f"stall must be 0 to below 1, not {share}")
             result.append(kind(dut, name, seed, probability, **{parameter: value}))
         return result
 

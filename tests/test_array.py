@@ -3,10 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.gateware import PEArray
 from tests.streams import run_streams
 from tests.synthesis import cells
@@ -25,15 +22,6 @@ def simulate(array, passes, words, *, seed=0, stall=0.0):
     expected = [array.compute(activations[p], codes[p]).tolist() for p in range(passes)]
     assert run["o"] == sum(expected, [])
     return run
-
-
-@given(lanes=st.integers(1, 6), simd=st.integers(1, 5), words=st.integers(1, 7),
-       bits=st.integers(1, 10), signed=st.booleans(), exponent_bits=st.integers(1, 4),
-       seed=st.integers(0, 99), stall=st.sampled_from([0.0, 0.4]))
-def test_equals_twin(lanes, simd, words, bits, signed, exponent_bits, seed, stall):
-    array = PEArray(lanes=lanes, simd=simd, width=28, activation=ActivationFormat(bits, signed),
-                    term=TermFormat(exponent_bits))
-    simulate(array, 5, words, seed=seed, stall=stall)
 
 
 def test_sums_are_modulo_the_width():

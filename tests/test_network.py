@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Whole networks: logits and winners against the golden model, cycles against the plan."""
+"""Bundled networks: logits and winners against the golden model, cycles against the plan."""
 
 import numpy as np
 import pytest
@@ -8,16 +8,8 @@ from flightrtl import boards, golden, modelfile
 from flightrtl.gateware import Folding, Network
 from flightrtl.model import WeightedLayer
 from flightrtl.planner import plan
-from flightrtl.planner.cycles import measure
-from tests.models import random_images, random_model
 from tests.streams import run_streams
 from tests.synthesis import cells
-from tests.test_engine import random_folding
-
-
-def random_foldings(rng, model):
-    return {layer.name: random_folding(rng, layer, model.source(layer))
-            for layer in model.layers if isinstance(layer, WeightedLayer)}
 
 
 def simulate(network, images, *, seed=0, stall=0.0):
@@ -31,31 +23,6 @@ def simulate(network, images, *, seed=0, stall=0.0):
     winners = [p.winner for p in run["o"] if p.last]
     assert winners == expected.argmax(axis=1).tolist()
     return run
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_equals_golden_under_stalls(seed):
-    rng = np.random.default_rng(seed)
-    model = random_model(rng)
-    network = Network(model, random_foldings(rng, model), memory_register=bool(seed % 2))
-    images = random_images(rng, model, 2)
-    np.testing.assert_array_equal(network.compute(images), golden.run(model, images))
-    simulate(network, images, seed=seed, stall=0.3)
-
-
-@pytest.mark.parametrize("seed", range(100, 118))
-def test_cycle_model_equals_gateware(seed):
-    """Interval and latency, to the cycle, over networks whose layers wait for each other."""
-    rng = np.random.default_rng(seed)
-    model = random_model(rng, input_shape=tuple(rng.integers(1, [7, 7, 4])))
-    foldings = random_foldings(rng, model)
-    register = bool(seed % 2)
-    timing = measure(model, foldings, memory_register=register)
-    network = Network(model, foldings, memory_register=register)
-    run = simulate(network, random_images(rng, model, 8))
-    ends = run.cycles["o"][model.output.size - 1::model.output.size]
-    assert ends[0] - run.cycles["i"][0] == timing.latency
-    assert ends[-1] - ends[-2] == timing.interval
 
 
 @pytest.mark.parametrize(("name", "board", "images"), [

@@ -1,12 +1,9 @@
 # amaranth: UnusedElaboratable=no
-"""The shift PE: hardware against its NumPy twin, the twin against products, and what it costs."""
+"""The shift PE: its twin against products, its pace, and what it costs."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.gateware import ShiftPE
 from tests.streams import run_streams
 from tests.synthesis import cells
@@ -33,17 +30,6 @@ def operands(rng, pe, count):
 def transfers(activations, codes):
     return [{"activations": a.tolist(), "terms": c.tolist()}
             for a, c in zip(activations, codes, strict=True)]
-
-
-@given(simd=st.integers(1, 9), bits=st.integers(1, 16), signed=st.booleans(),
-       exponent_bits=st.integers(1, 4), exact=st.booleans(), seed=st.integers(0, 99),
-       stall=st.sampled_from([0.0, 0.4]))
-def test_equals_twin(simd, bits, signed, exponent_bits, exact, seed, stall):
-    pe = ShiftPE(simd=simd, activation=ActivationFormat(bits, signed),
-                 term=TermFormat(exponent_bits), exact=exact)
-    activations, codes = operands(np.random.default_rng(seed), pe, 24)
-    run = run_streams(pe, {"i": transfers(activations, codes)}, {"o": 24}, seed=seed, stall=stall)
-    assert run["o"] == pe.compute(activations, codes).tolist()
 
 
 def test_twin_is_the_dot_product():

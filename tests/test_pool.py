@@ -3,8 +3,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware.pool import MaxPooling, SumPooling
@@ -63,24 +61,6 @@ def test_sum(shape, kernel, stride, signed, bias, shift, output, stall):
     pool = SumPooling(shape=shape, kernel=kernel, stride=stride, bias=bias, shift=shift,
                       format=ActivationFormat(6, signed), output=output)
     simulate(pool, random_images(np.random.default_rng(6), 2, pool), seed=2, stall=stall)
-
-
-@given(st.data())
-def test_any(data):
-    size = st.integers(1, 6)
-    shape = data.draw(st.tuples(size, size, st.integers(1, 3)), "shape")
-    kernel = tuple(data.draw(st.integers(1, shape[axis]), "kernel") for axis in (0, 1))
-    stride = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)), "stride")
-    bits = st.builds(ActivationFormat, st.integers(1, 16), st.booleans())
-    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
-    stall = data.draw(st.sampled_from([0.0, 0.2, 0.6]), "stall")
-    if data.draw(st.booleans(), "max"):
-        pool = MaxPooling(shape=shape, kernel=kernel, stride=stride, format=data.draw(bits))
-    else:
-        pool = SumPooling(shape=shape, kernel=kernel, stride=stride, format=data.draw(bits),
-                          bias=data.draw(st.integers(-300, 300)),
-                          shift=data.draw(st.integers(0, 8)), output=data.draw(bits))
-    simulate(pool, random_images(rng, 2, pool), seed=3, stall=stall)
 
 
 def test_extreme_values():

@@ -1,0 +1,239 @@
+"""What the random tests draw: parameters of components, layers, networks and stalls.
+
+Each strategy gives parameters, not components: a failing example then prints all that it takes to
+build it again. Values (images, weights, biases) come from a seed among the parameters, so that
+hypothesis shrinks the shape of a failing case and not its thousands of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.random import Generator
+
+from flightrtl import golden
+from flightrtl.formats import ActivationFormat, IntArray, TermFormat
+from flightrtl.gateware import FoldedLayer, Folding, Network
+from flightrtl.gateware.engine import LayerEngine
+from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
+from tests.models import extreme_maps, random_layer, random_map
+from tests.streams import Pauses
+
+__all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "networks",
+           "paddings", "pools", "seeds", "stalls", "strides", "term_formats", "windows"]
+
+_CYCLES = 1500
+"""Cycles that a layer may take for an image, where that is a matter of lanes: keeps tests quick."""
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Seeds of all that is not drawn by hypothesis itself."""
+    return st.integers(0, (1 << 32) - 1)
+
+
+def activation_formats(most: int = 16) -> st.SearchStrategy[ActivationFormat]:
+    """Activations of 1 to ``most`` bits, of both kinds."""
+    return st.builds(ActivationFormat, st.integers(1, most), st.booleans())
+
+
+def term_formats() -> st.SearchStrategy[TermFormat]:
+    """Terms of every width."""
+    return st.builds(TermFormat, st.integers(1, 4))
+
+
+def strides(most: int = 3) -> st.SearchStrategy[tuple[int, int]]:
+    """Vertical and horizontal strides."""
+    return st.tuples(st.integers(1, most), st.integers(1, most))
+
+
+@st.composite
+def paddings(draw: st.DrawFn, kernel: tuple[int, int],
+             shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Padding above, below, left and right: less than the kernel, and so that the kernel fits."""
+    padding = []
+    for length, size in zip(kernel, shape[:2], strict=True):
+        first = draw(st.integers(0, length - 1))
+        padding += [first, draw(st.integers(max(0, length - size - first), length - 1))]
+    top, bottom, left, right = padding
+    return top, bottom, left, right
+
+
+def stalls(*names: str) -> st.SearchStrategy[dict[str, float | Pauses]]:
+    """For each stream by itself: no stalls, single ones, or long pauses between long runs."""
+    return st.fixed_dictionaries({
+        name: st.sampled_from([0.0, 0.1, 0.5, 0.75, Pauses(0.4, 12)]) for name in names})
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    """Parameters of a sliding window: any kernel, stride, padding and folding that fits."""
+    shape = draw(_shapes(8, (1, 2, 3, 4, 6)))
+    kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    column = draw(st.booleans())
+    return {"shape": shape, "kernel": kernel, "padding": draw(paddings(kernel, shape)),
+            "stride": draw(strides()), "column": column,
+            "simd": draw(_divisors(shape[2])) * (kernel[0] if column else 1),
+            "passes": draw(st.integers(1, 3)), "rows": draw(st.sampled_from([0, 9])),
+            "register": draw(st.booleans()), "format": draw(activation_formats())}
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> dict[str, Any]:
+    """Parameters of a pooling component; with ``bias`` among them it is one of sums."""
+    shape = draw(_shapes(7, (1, 2, 3)))
+    kernel = draw(st.integers(1, shape[0])), draw(st.integers(1, shape[1]))
+    parameters: dict[str, Any] = {"shape": shape, "kernel": kernel, "stride": draw(strides(4)),
+                                  "format": draw(activation_formats())}
+    if draw(st.booleans()):
+        parameters |= {"bias": draw(st.integers(-300, 300)), "shift": draw(st.integers(0, 8)),
+                       "output": draw(activation_formats())}
+    return parameters
+
+
+def _shapes(size: int, channels: Sequence[int]) -> st.SearchStrategy[tuple[int, int, int]]:
+    return st.tuples(st.integers(1, size), st.integers(1, size), st.sampled_from(channels))
+
+
+def _divisors(number: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([n for n in range(1, number + 1) if number % n == 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCase:
+    """Structure of one layer and, if it has weights, its folding. Weights come from a seed."""
+
+    kind: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    k: tuple[int, ...] = ()
+    exponent_bits: int = 3
+    output: ActivationFormat = ActivationFormat()
+    folding: Folding | None = None
+
+    def output_shape(self, source: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape of the result for an input of shape ``source``."""
+        top, bottom, left, right = self.padding
+        return ((source[0] + top + bottom - self.kernel[0]) // self.stride[0] + 1,
+                (source[1] + left + right - self.kernel[1]) // self.stride[1] + 1,
+                len(self.k) or source[2])
+
+    def layer(self, rng: Generator, source: TensorType, maps: IntArray, name: str = "layer",
+              before: str = INPUT) -> Layer:
+        """The layer, with weights from ``rng`` and calibrated on ``maps``."""
+        return random_layer(rng, self.kind, source, maps, name=name, inputs=(before,),
+                            kernel=self.kernel, stride=self.stride, padding=self.padding,
+                            k=self.k, exponent_bits=self.exponent_bits, output=self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCase:
+    """One engine and what runs through it."""
+
+    shape: tuple[int, int, int]
+    format: ActivationFormat
+    layer: LayerCase
+    register: bool
+    seed: int
+
+    def build(self, images: int) -> tuple[LayerEngine, IntArray]:
+        """The engine, and maps for it: those that make the sums extreme are among them."""
+        rng = np.random.default_rng(self.seed)
+        source = TensorType(self.shape, self.format)
+        layer = self.layer.layer(rng, source, random_map(rng, source, 4))
+        assert isinstance(layer, WeightedLayer)
+        assert self.layer.folding is not None
+        engine = LayerEngine(FoldedLayer(layer, source, self.layer.folding),
+                             register=self.register)
+        extreme = extreme_maps(layer, source, int(rng.integers(layer.filters)))
+        return engine, np.concatenate([random_map(rng, source, images - 2), extreme])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCase:
+    """A network; ``seed`` gives its weights and its images."""
+
+    shape: tuple[int, int, int]
+    format: ActivationFormat
+    layers: tuple[LayerCase, ...]
+    register: bool
+    seed: int
+
+    @property
+    def foldings(self) -> dict[str, Folding]:
+        """The folding of each layer that has one, by name."""
+        return {f"{layer.kind}{n}": layer.folding for n, layer in enumerate(self.layers)
+                if layer.folding is not None}
+
+    def build(self, images: int) -> tuple[Network, IntArray]:
+        """The gateware, and images for it."""
+        rng = np.random.default_rng(self.seed)
+        source = TensorType(self.shape, self.format)
+        maps = random_map(rng, source, 8)
+        layers: list[Layer] = []
+        before = INPUT
+        for n, case in enumerate(self.layers):
+            layer = case.layer(rng, source, maps, f"{case.kind}{n}", before)
+            layers.append(layer)
+            maps = golden.apply(layer, maps)
+            output = source.format if case.kind == "max_pool" else case.output
+            source = TensorType(layer.output_shape(source.shape), output)
+            before = layer.name
+        model = Model("random", TensorType(self.shape, self.format), tuple(layers))
+        network = Network(model, self.foldings, memory_register=self.register)
+        return network, random_map(rng, model.input, images)
+
+
+@st.composite
+def _weighted(draw: st.DrawFn, kind: str, shape: tuple[int, int, int],
+              output: ActivationFormat) -> LayerCase:
+    height, width, channels = shape
+    case = LayerCase(kind=kind, kernel=(height, width), output=output,
+                     k=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))),
+                     exponent_bits=draw(st.integers(1, 4)))
+    if kind == "convolution":
+        kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        case = replace(case, kernel=kernel, stride=draw(strides()),
+                       padding=draw(paddings(kernel, shape)))
+    column = draw(st.booleans())
+    simd = draw(_divisors(channels)) * (case.kernel[0] if column else 1)
+    work = math.prod(case.kernel) * channels // simd * math.prod(case.output_shape(shape)[:2])
+    slots = sum(case.k)
+    lanes = draw(st.integers(max(1, min(slots, -(-work * slots // _CYCLES))), slots + 2))
+    return replace(case, folding=Folding(lanes, simd, column, rows=draw(st.sampled_from([0, 8]))))
+
+
+@st.composite
+def engines(draw: st.DrawFn) -> EngineCase:
+    """A convolution or dense layer of any shape, format, mix of k and folding."""
+    kind = draw(st.sampled_from(["convolution", "dense"]))
+    shape = draw(_shapes(7, (1, 2, 3, 4, 6)))
+    return EngineCase(shape=shape, format=draw(activation_formats()), register=draw(st.booleans()),
+                      layer=draw(_weighted(kind, shape, draw(activation_formats()))),
+                      seed=draw(seeds()))
+
+
+@st.composite
+def networks(draw: st.DrawFn, size: int = 7,
+             kinds: Sequence[str] = ("convolution", "max_pool", "sum_pool", "dense"),
+             ) -> NetworkCase:
+    """Up to three layers of any kind and a dense one, on images of up to ``size`` x ``size``."""
+    first = shape = draw(_shapes(size, (1, 2, 3, 4)))
+    layers = []
+    for kind in [*draw(st.lists(st.sampled_from(kinds), max_size=3)), "dense"]:
+        output = draw(activation_formats())
+        if kind in ("convolution", "dense"):
+            layers.append(draw(_weighted(kind, shape, output)))
+        else:
+            kernel = tuple(draw(st.integers(1, min(size, 4))) for size in shape[:2])
+            layers.append(LayerCase(kind=kind, kernel=kernel, stride=draw(strides()),
+                                    output=output))
+        shape = layers[-1].output_shape(shape)
+    layers[-1] = replace(layers[-1], output=ActivationFormat(draw(st.integers(1, 16)), True))
+    return NetworkCase(shape=first, format=draw(activation_formats()), layers=tuple(layers),
+                       register=draw(st.booleans()), seed=draw(seeds()))

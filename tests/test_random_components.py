@@ -1,0 +1,136 @@
+# amaranth: UnusedElaboratable=no
+"""Every component against its Python twin: random parameters, values and stalls.
+
+By itself this draws the same few dozen examples in every run. ``--hypothesis-profile=full
+--hypothesis-seed=N`` draws many, others for each seed.
+"""
+
+import numpy as np
+from amaranth import unsigned
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flightrtl import golden
+from flightrtl.gateware import (
+    FilterScheduler,
+    PEArray,
+    Requantizer,
+    RomStream,
+    ShiftPE,
+    SlidingWindow,
+    StreamBuffer,
+)
+from flightrtl.gateware.argmax import Argmax
+from flightrtl.gateware.pool import MaxPooling, SumPooling
+from tests.strategies import (
+    activation_formats,
+    engines,
+    pools,
+    seeds,
+    stalls,
+    term_formats,
+    windows,
+)
+from tests.streams import run_streams
+from tests.test_argmax import simulate as simulate_argmax
+from tests.test_array import simulate as simulate_array
+from tests.test_pe import operands, transfers
+from tests.test_pool import simulate as simulate_pool
+from tests.test_window import simulate as simulate_window
+
+
+@given(simd=st.integers(1, 9), activation=activation_formats(), term=term_formats(),
+       exact=st.booleans(), seed=seeds(), stall=stalls("i", "o"))
+def test_shift_pe(simd, activation, term, exact, seed, stall):
+    pe = ShiftPE(simd=simd, activation=activation, term=term, exact=exact)
+    activations, codes = operands(np.random.default_rng(seed), pe, 24)
+    run = run_streams(pe, {"i": transfers(activations, codes)}, {"o": 24}, seed=seed, stall=stall)
+    assert run["o"] == pe.compute(activations, codes).tolist()
+
+
+@given(lanes=st.integers(1, 6), simd=st.integers(1, 5), words=st.integers(1, 7),
+       width=st.integers(4, 40), activation=activation_formats(), term=term_formats(),
+       seed=seeds(), stall=stalls("i", "o"))
+def test_array(lanes, simd, words, width, activation, term, seed, stall):
+    array = PEArray(lanes=lanes, simd=simd, width=width, activation=activation, term=term)
+    simulate_array(array, 5, words, seed=seed, stall=stall)
+
+
+@given(k=st.lists(st.integers(0, 4), min_size=1, max_size=9), lanes=st.integers(1, 7),
+       seed=seeds(), stall=stalls("i", "o"))
+def test_scheduler(k, lanes, seed, stall):
+    scheduler = FilterScheduler(k=k, lanes=lanes, width=16)
+    sums = np.random.default_rng(seed).integers(-3000, 3000, (3, scheduler.passes * lanes))
+    sums[:, sum(k):] = 0  # lanes without a slot, which have zero terms
+    run = run_streams(scheduler, {"i": sums.ravel().tolist()}, {"o": 3 * len(k)}, seed=seed,
+                      stall=stall)
+    assert np.reshape(run["o"], (3, -1)).tolist() == scheduler.compute(sums).tolist()
+
+
+@given(width=st.integers(1, 40), depth=st.integers(1, 70), register=st.booleans(), seed=seeds(),
+       stall=stalls("o"))
+def test_rom(width, depth, register, seed, stall):
+    words = np.random.default_rng(seed).integers(0, 1 << width, depth).tolist()
+    rom = RomStream(width, words, register=register)
+    run = run_streams(rom, {}, {"o": 2 * depth + 3}, seed=seed, stall=stall, idle=0)
+    assert run["o"] == rom.compute(2 * depth + 3)
+
+
+@given(parameters=windows(), seed=seeds(), stall=stalls("i", "o"))
+def test_window(parameters, seed, stall):
+    window = SlidingWindow(**parameters)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(window.format.min, window.format.max, (3, *window.shape), endpoint=True)
+    simulate_window(window, images, seed=seed, stall=stall)
+
+
+@given(output=activation_formats(), filters=st.integers(1, 6), width=st.integers(3, 40),
+       shifts=st.lists(st.integers(0, 31), min_size=1, max_size=3), register=st.booleans(),
+       seed=seeds(), stall=stalls("i", "o"))
+def test_requantizer(output, filters, width, shifts, register, seed, stall):
+    rng = np.random.default_rng(seed)
+    low, high = -(1 << (width - 1)) + 3, (1 << (width - 1)) - 1
+    requantizer = Requantizer(
+        low=low, high=high, bias=rng.integers(low, high, filters, endpoint=True).tolist(),
+        shift=rng.choice(shifts, filters).tolist(), output=output, register=register)
+    sums = rng.integers(low, high, (12, filters), endpoint=True)
+    sums[0], sums[1], sums[2] = low, high, 0
+    run = run_streams(requantizer, {"i": sums.ravel().tolist()}, {"o": sums.size}, seed=seed,
+                      stall=stall)
+    assert run["o"] == requantizer.compute(sums).ravel().tolist()
+
+
+@given(width=st.integers(1, 20), seed=seeds(), stall=stalls("i", "o"))
+def test_buffer(width, seed, stall):
+    values = np.random.default_rng(seed).integers(0, 1 << width, 80).tolist()
+    run = run_streams(StreamBuffer(unsigned(width)), {"i": values}, {"o": 80}, seed=seed,
+                      stall=stall)
+    assert run["o"] == values
+
+
+@given(parameters=pools(), seed=seeds(), stall=stalls("i", "o"))
+def test_pool(parameters, seed, stall):
+    pool = (SumPooling if "bias" in parameters else MaxPooling)(**parameters)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(pool.format.min, pool.format.max, (2, *pool.shape), endpoint=True)
+    simulate_pool(pool, images, seed=seed, stall=stall)
+
+
+@given(count=st.integers(1, 12), width=st.integers(1, 20), spread=st.integers(1, 20), seed=seeds(),
+       stall=stalls("i", "o"))
+def test_argmax(count, width, spread, seed, stall):
+    """Logits of few values too, so that many are equal."""
+    high = 1 << (min(width, spread) - 1)
+    logits = np.random.default_rng(seed).integers(-high, high, (6, count))
+    simulate_argmax(Argmax(count=count, width=width), logits, seed=seed, stall=stall)
+
+
+@given(case=engines(), stall=stalls("i", "o"))
+def test_engine(case, stall):
+    """Window, weights, array, scheduler and requantizer as one, against the golden model too."""
+    engine, maps = case.build(images=4)
+    expected = golden.apply(engine.folded.layer, maps)
+    np.testing.assert_array_equal(engine.compute(maps), expected)
+    run = run_streams(engine, {"i": maps.ravel().tolist()}, {"o": expected.size}, seed=case.seed,
+                      stall=stall, timeout=400_000)
+    np.testing.assert_array_equal(np.reshape(run["o"], expected.shape), expected)

@@ -1,0 +1,39 @@
+# amaranth: UnusedElaboratable=no
+"""Networks generated at random: the gateware against the golden model and the cycle model.
+
+As in :mod:`tests.test_random_components`, the profile ``full`` draws many more.
+"""
+
+import numpy as np
+from hypothesis import given, settings
+
+from flightrtl import golden
+from flightrtl.check import check
+from flightrtl.planner.cycles import measure
+from tests.strategies import networks, stalls
+from tests.test_network import simulate
+
+# A network takes longer than a component, so a long run draws fewer.
+few = settings(max_examples=min(settings().max_examples, 300))
+
+
+@few
+@given(case=networks(), stall=stalls("i", "o"))
+def test_equals_golden_under_stalls(case, stall):
+    network, images = case.build(images=3)
+    assert not check(network.model)
+    np.testing.assert_array_equal(network.compute(images), golden.run(network.model, images))
+    simulate(network, images, seed=case.seed, stall=stall)
+
+
+@few
+@given(case=networks())
+def test_cycle_model_equals_gateware(case):
+    """Interval and latency, to the cycle, over networks whose layers wait for each other."""
+    network, images = case.build(images=8)
+    timing = measure(network.model, case.foldings, memory_register=case.register)
+    run = simulate(network, images)
+    size = network.model.output.size
+    ends = run.cycles["o"][size - 1::size]
+    assert ends[0] - run.cycles["i"][0] == timing.latency
+    assert ends[-1] - ends[-2] == timing.interval
