@@ -169,6 +169,6 @@ def test_samples_of_digits_are_its_test_split():
 
 
 def test_samples_names():
-    assert samples.names() == ["digits", "mnist"]
-    with pytest.raises(KeyError, match="there are samples of digits, mnist"):
+    assert samples.names() == ["digits", "fashion-mnist", "mnist"]
+    with pytest.raises(KeyError, match="there are samples of digits, fashion-mnist, mnist"):
         samples.load("cifar")

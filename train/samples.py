@@ -16,7 +16,8 @@ from flightrtl.files import atomic_write
 
 __all__ = ["choose", "main"]
 
-_MNIST_PER_CLASS = 30
+_PER_CLASS = {"mnist": 30, "fashion-mnist": 15}
+"""Images of each class; of a data set that is not named here, the whole test split."""
 
 
 def choose(labels: datasets.Images, each: int) -> np.ndarray:
@@ -32,15 +33,15 @@ def choose(labels: datasets.Images, each: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Write ``mnist.npz`` and ``digits.npz`` into ``flightrtl/samples``."""
+    """Write ``NAME.npz`` of each data set into ``flightrtl/samples``."""
     parser = argparse.ArgumentParser(prog="python -m train.samples", description=__doc__)
-    parser.add_argument("--data", metavar="DIR", help="folder with the MNIST files")
+    parser.add_argument("--data", metavar="DIR", help="folder with the data sets' files")
     options = parser.parse_args()
     folder = Path(samples.__file__).parent
-    for name in ("mnist", "digits"):
+    for name in ("digits", "fashion-mnist", "mnist"):
         images, labels = datasets.load(name, options.data, "test")
-        if name == "mnist":
-            chosen = choose(labels, _MNIST_PER_CLASS)
+        if name in _PER_CLASS:
+            chosen = choose(labels, _PER_CLASS[name])
             images, labels = images[chosen], labels[chosen]
         with atomic_write(folder / f"{name}.npz", "wb") as file:
             np.savez_compressed(file, images=images, labels=labels)

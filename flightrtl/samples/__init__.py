@@ -2,6 +2,8 @@
 
 ``mnist``
     300 of the 10,000 MNIST test images, 30 of each class.
+``fashion-mnist``
+    150 of the 10,000 Fashion-MNIST test images, 15 of each class.
 ``digits``
     All 360 images of the test split of scikit-learn's digits.
 
