@@ -55,8 +55,8 @@ from amaranth.hdl import Assert, Assume, Fragment, ShapeLike
 from amaranth.lib import stream, wiring
 
 __all__ = ["AnyConst", "AnySeq", "Failed", "ToolError", "Unproved", "assert_patience", "bound",
-           "free_inputs", "internal",
-           "planted", "prove", "stream_members", "stream_rules"]
+           "forbid_path", "free_inputs", "internal", "planted", "prove", "stream_members",
+           "stream_rules"]
 
 _asserts: Any = asserts  # the type stubs know neither of these two
 AnyConst, AnySeq = _asserts.AnyConst, _asserts.AnySeq
@@ -136,7 +136,7 @@ def free_inputs(m: Module, component: wiring.Component, *, but: Sequence[str] = 
 
 def _stream_rule(m: Module, interface: Any, kind: Any, text: str, name: str,
                  unless: Value | None) -> None:
-    payload = Value.cast(interface.payload)
+    payload = Value.cast(interface.payload).as_unsigned()
     stalled, before = Signal(name=f"{name}_stalled"), Signal(len(payload), name=f"{name}_before")
     m.d.sync += [stalled.eq(interface.valid & ~interface.ready), before.eq(payload)]
     if unless is not None:
@@ -179,9 +179,9 @@ def assert_patience(m: Module, component: wiring.Component, name: str, *, cycles
 
     That is: from any state that is reached by any run, if from now on the output is never ready,
     every input offers a payload and every other output is ready, the output is valid within so
-    many cycles. A valid that waits for ready in any way (from combinational logic, or a handshake
-    that it begins later) never comes under these conditions and breaks this for any number of
-    ``cycles``.
+    many cycles. A valid that waits for ready in any way (through logic, or because ready must
+    have come before) never comes under these conditions and breaks this for any number of
+    ``cycles``. :func:`forbid_path` sees the first kind without a bound.
 
     Parameters
     ----------
@@ -234,6 +234,22 @@ def internal(spec: Elaboratable, path: str, shape: ShapeLike) -> Signal:
     signal = Signal(shape, name=f"internal_{len(found)}")
     found[signal.name] = signal, path
     return signal
+
+
+def forbid_path(spec: Elaboratable, source: str, target: str) -> None:
+    """State that no logic leads from one signal to another within a cycle.
+
+    :func:`prove` looks at the flattened netlist, and so this holds for all states at once. A path
+    that goes through the address of a memory is not seen.
+
+    Parameters
+    ----------
+    spec : Elaboratable
+        The spec, before :func:`prove` converts it or in its own ``elaborate``.
+    source, target : str
+        Names of the submodules below the spec and of the signal: ``"dut.o__ready"``.
+    """
+    spec.__dict__.setdefault("forbidden_paths", []).append((source, target))
 
 
 def planted(component: type, old: str, new: str) -> Any:
@@ -327,7 +343,8 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     Raises
     ------
     Failed
-        With the message and place of the assertion, the cycle, and the path of a VCD file.
+        With the message and place of the assertion, the cycle, and the path of a VCD file; or
+        with the ends of a path that is forbidden.
     Unproved
         If the induction does not close, or the time is up.
     ToolError
@@ -352,6 +369,9 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     ties = [command for name, (signal, path) in internals.items() for command in (
         f"select -assert-count 1 w:spec.{path} s:{len(signal)} %i", "select -clear",
         f"delete -input w:{name}", f"connect -set {name} spec.{path}")]
+    checks = [line for source, target in getattr(spec, "forbidden_paths", []) for line in (
+        f"select -assert-count 1 w:spec.{source}", f"select -assert-count 1 w:spec.{target}",
+        f"select -assert-none w:spec.{target} %a %cie* w:spec.{source} %a %i", "select -clear")]
     flavour = "cover" if mode == "cover" else "assert"
     if f'parameter \\FLAVOR "{flavour}"' not in text:
         raise ToolError(f"the spec has no {flavour.capitalize()}, so there is nothing to {mode}")
@@ -361,7 +381,7 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     (where / "top.sby").write_text("\n".join([
         "[options]", f"mode {mode}", f"depth {depth}", f"timeout {timeout}", "[engines]",
         f"smtbmc {'--nomem ' if memory == 'registers' else ''}{solver}", "[script]",
-        "read_rtlil top.il", "prep -flatten -top top", "cd top", *ties, "cd ..",
+        "read_rtlil top.il", "prep -flatten -top top", "cd top", *checks, *ties, "cd ..",
         "[files]", "top.il", ""]), encoding="utf-8")
     # SymbiYosys starts the others by name, in a shell.
     environment = os.environ | {
@@ -405,5 +425,7 @@ def _judge(folder: Path, log: str, mode: str, depth: int, timeout: int) -> None:
                        f"as the assertions say: {folder}/engine_0/trace_induct.vcd")
     if status in ("TIMEOUT", "UNKNOWN"):
         raise Unproved(f"{status} with a limit of {timeout} s; log: {folder}/logfile.txt")
+    if path := re.search(r"selection is not empty: w:spec\.(\S+) %a \S+ w:spec\.(\S+) ", log):
+        raise Failed(f"{path[1]} depends on {path[2]} within a cycle")
     tail = "\n".join(log.strip().splitlines()[-8:])
     raise ToolError(f"SymbiYosys fails ({status}), see {folder}/logfile.txt:\n{tail}")

@@ -18,9 +18,12 @@ from tests.formal import (
     ToolError,
     Unproved,
     bound,
+    forbid_path,
+    free_inputs,
     planted,
     prove,
     stream_members,
+    stream_rules,
 )
 
 
@@ -149,3 +152,42 @@ def test_stream_members():
 
     found = {name: flow for name, flow, _ in stream_members(Nested())}
     assert found == {"a": In, "b": Out, "d.e": In, "d.f": Out}
+
+
+class Timid(wiring.Component):
+    """Passes a stream on, and offers only where it is asked to."""
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self):
+        super().__init__({"i": In(stream.Signature(1)), "o": Out(stream.Signature(1))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.buffer = buffer = StreamBuffer(1)
+        wiring.connect(m, wiring.flipped(self.i), buffer.i)
+        m.d.comb += [self.o.valid.eq(buffer.o.valid & self.o.ready),
+                     self.o.payload.eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]
+        return m
+
+
+class Path(Elaboratable):
+    def __init__(self, dut, source, target):
+        self.dut = dut
+        forbid_path(self, source, target)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dut = self.dut
+        free_inputs(m, self.dut)
+        stream_rules(m, self.dut)
+        return m
+
+
+def test_forbidden_path():
+    prove(Path(StreamBuffer(1), "dut.o__ready", "dut.o__valid"), depth=2)
+    with pytest.raises(Failed, match=r"dut\.o__valid depends on dut\.o__ready within a cycle"):
+        prove(Path(Timid(), "dut.o__ready", "dut.o__valid"), depth=2)
+    with pytest.raises(ToolError, match="SymbiYosys fails"):
+        prove(Path(StreamBuffer(1), "dut.o__raedy", "dut.o__valid"), depth=2)

@@ -1,0 +1,337 @@
+# amaranth: UnusedElaboratable=no
+"""Proofs that every output stream of every component keeps the stream rules.
+
+- While ``valid`` waits for ``ready``, ``valid`` and the payload stay: by induction, for ever, for
+  any stalls, any inputs that keep the rules themselves, and with resets at any time.
+- ``valid`` does not wait for ``ready``: no logic leads from one to the other (for all states),
+  and once every input offers and every other output is taken, ``valid`` comes although ``ready``
+  does not (from every state that is reached in so many cycles: a bounded proof).
+
+The rules do not depend on the widths and sizes of a component, which are small here.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import operator
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth.hdl import Assert
+from amaranth.lib import wiring
+
+import flightrtl.gateware
+from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.gateware import (
+    Argmax,
+    ConvolutionEngine,
+    DenseEngine,
+    FilterScheduler,
+    FoldedLayer,
+    Folding,
+    MaxPooling,
+    Network,
+    PEArray,
+    Requantizer,
+    ShiftPE,
+    SlidingWindow,
+    StreamBuffer,
+    SumPooling,
+    WeightBuffer,
+)
+from flightrtl.gateware.engine import LayerEngine
+from flightrtl.gateware.link import COMMAND_RUN, SYNC, Frame, Link, _State
+from flightrtl.gateware.pool import _Fold, _Pooling
+from flightrtl.gateware.uart import UartReceiver
+from flightrtl.gateware.weights import RomStream
+from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
+from tests.formal import (
+    Failed,
+    assert_patience,
+    bound,
+    forbid_path,
+    free_inputs,
+    internal,
+    planted,
+    prove,
+    stream_members,
+    stream_rules,
+)
+
+TWO_BITS = ActivationFormat(2)
+TERM = TermFormat(1)
+
+
+def layer(kind, shape, k, **more):
+    """A layer with weights that are all 1."""
+    filters = len(k)
+    kernel = shape[:2] if kind is Dense else (2, 2)
+    return kind(name="layer", inputs=(INPUT,), k=k, format=TERM, output=TWO_BITS,
+                terms=np.ones((sum(k), *kernel, shape[2]), np.uint8),
+                scale=np.zeros(filters, np.int64), output_scale=0,
+                bias=np.zeros(filters, np.int64), shift=np.ones(filters, np.int64), **more)
+
+
+def dense(k=(1, 0, 1)):
+    return FoldedLayer(layer(Dense, (1, 2, 1), k), TensorType((1, 2, 1), TWO_BITS),
+                       Folding(2, 1))
+
+
+def convolution():
+    return FoldedLayer(layer(Convolution, (2, 3, 1), (1, 1), stride=(1, 1),
+                             padding=(0, 0, 0, 0)),
+                       TensorType((2, 3, 1), TWO_BITS), Folding(1, 2, True))
+
+
+def network():
+    model = Model("tiny", TensorType((1, 2, 1), TWO_BITS), (layer(Dense, (1, 2, 1), (1, 1)),),
+                  {"dataset": "none", "seed": 0})
+    return {"model": model, "foldings": {"layer": Folding(2, 1)}}
+
+
+def fold(kernel):
+    return {"shape": (2, 2, 1), "kernel": kernel, "stride": (1, 1), "value": 2, "accumulator": 2,
+            "result": 2, "initial": 0, "combine": operator.or_, "finish": operator.pos}
+
+
+POOL = {"shape": (3, 3, 1), "format": TWO_BITS}
+
+
+@dataclasses.dataclass
+class Case:
+    """A component and what the proofs need to know of it."""
+
+    component: type[wiring.Component]
+    parameters: dict[str, Any]
+    patience: int
+    """Cycles to an output when nothing but it stalls."""
+    reach: int
+    """Cycles of the search for a longer wait."""
+    unstable: tuple[str, str, str]
+    """A planted bug that breaks the first rules: what stands in the source, what takes its place,
+    and the message."""
+    waits: tuple[str, str]
+    """A planted bug that makes valid wait for ready."""
+    given: Callable[["Spec", Any], Any] | None = None
+    """What else lets outputs come: see :func:`assert_patience`."""
+    facts: Callable[["Spec", Module, Any], None] | None = None
+    """What else is asserted: invariants that the induction needs."""
+    depth: int = 3
+    """Of the induction."""
+
+
+VALID = "valid fell before the transfer"
+PAYLOAD = "payload changed while stalled"
+
+
+def last(spec, dut):
+    """Every transfer ends something."""
+    stream = dut.result if isinstance(dut, Link) else dut.i
+    return stream.payload.last
+
+
+def requested(spec, dut):
+    """The host sends a request where one is waited for."""
+    state = internal(spec, "dut.state", 3)
+    expected = Mux(state == _State.SYNC, SYNC, COMMAND_RUN)
+    return ((state > _State.COMMAND) | (dut.rx.payload == expected)) & dut.result.payload.last
+
+
+def receiving(spec, m, dut):
+    """While a byte waits, no other one is shifted in."""
+    busy, started = internal(spec, "dut.busy", 1), internal(spec, "dut.started", 1)
+    m.d.comb += Assert(~(dut.o.valid & busy & started), "a byte that waits is overwritten")
+
+
+def sending(spec, dut):
+    """The line carries one byte, the first thing after power-on."""
+    line = Signal(40, init=0b1111_0011_0011_0011_0011_0011_0011_0011_0011_0000)
+    spec.m.d.sync += line.eq(Cat(line[1:], 1))
+    return dut.rx == line[0]
+
+
+CASES = {
+    "StreamBuffer": Case(
+        StreamBuffer, {"shape": 2}, patience=2, reach=8,
+        unstable=("full.eq(full | self.i.valid)", "self.o.payload.eq(self.i.payload)", PAYLOAD),
+        waits=("self.i.valid | full)", "(self.i.valid | full) & self.o.ready)")),
+    "RomStream": Case(
+        RomStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8,
+        unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
+        waits=("raw.eq(port.data), self.o.valid.eq(fetched)",
+               "raw.eq(port.data), self.o.valid.eq(fetched & self.o.ready)")),
+    "RomStream with register": Case(
+        RomStream, {"shape": 2, "words": [1, 2], "register": True}, patience=3, reach=9,
+        unstable=("fetch.eq(~fetched | ~valid | self.o.ready)", "fetch.eq(~fetched | valid)",
+                  PAYLOAD),
+        waits=("fetch.eq(~fetched | ~valid | self.o.ready)", "fetch.eq(self.o.ready)")),
+    "WeightBuffer": Case(
+        WeightBuffer, {"folded": dense()}, patience=2, reach=8,
+        unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
+        waits=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(self.o.ready)")),
+    "ShiftPE": Case(
+        ShiftPE, {"simd": 3, "activation": TWO_BITS, "term": TERM}, patience=4, reach=9,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)",
+                  "advance.eq(~self.o.valid | self.i.valid)", PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "PEArray": Case(
+        PEArray, {"lanes": 2, "simd": 1, "width": 4, "activation": TWO_BITS, "term": TERM},
+        patience=3, reach=8, given=last,
+        unstable=("load.eq(valid & lasts & ~busy)", "load.eq(valid & lasts)", PAYLOAD),
+        waits=("self.o.valid.eq(busy)", "self.o.valid.eq(busy & self.o.ready)")),
+    "FilterScheduler": Case(
+        FilterScheduler, {"k": (0, 2, 0, 1), "lanes": 2, "width": 3}, patience=5, reach=14,
+        unstable=("room.eq(~ends | ~self.o.valid | self.o.ready)", "room.eq(1)", PAYLOAD),
+        waits=("room.eq(~ends | ~self.o.valid | self.o.ready)", "room.eq(~ends | self.o.ready)")),
+    "Requantizer": Case(
+        Requantizer, {"low": -8, "high": 7, "bias": [0, 1], "shift": [1, 0], "output": TWO_BITS},
+        patience=4, reach=9,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", VALID),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "Argmax": Case(
+        Argmax, {"count": 3, "width": 2}, patience=1, reach=6,
+        unstable=("with m.If(self.i.valid & self.i.ready):", "with m.If(self.i.valid):", PAYLOAD),
+        waits=("self.i.ready.eq(~self.o.valid | self.o.ready)", "self.i.ready.eq(self.o.ready)")),
+    "Fold": Case(
+        _Fold, fold((2, 2)), patience=6, reach=12,
+        unstable=("done = ~ends | ~self.o.valid | self.o.ready", "done = ~ends | self.i.valid",
+                  PAYLOAD),
+        waits=("done = ~ends | ~self.o.valid | self.o.ready", "done = ~ends | self.o.ready")),
+    "MaxPooling": Case(
+        MaxPooling, POOL | {"kernel": (2, 2), "stride": (2, 2)}, patience=12, reach=20,
+        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", PAYLOAD),
+        waits=("done = ~ends | ~self.o.valid | self.o.ready", "done = ~ends | self.o.ready")),
+    "MaxPooling, overlapping": Case(
+        MaxPooling, POOL | {"kernel": (2, 2), "stride": (1, 1)}, patience=8, reach=18,
+        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", PAYLOAD),
+        waits=("done = ~ends | ~self.o.valid | self.o.ready", "done = ~ends | self.o.ready")),
+    "SumPooling": Case(
+        SumPooling, POOL | {"kernel": (1, 2), "stride": (1, 2), "bias": 1, "shift": 1,
+                            "output": TWO_BITS}, patience=6, reach=12,
+        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", PAYLOAD),
+        waits=("done = ~ends | ~self.o.valid | self.o.ready", "done = ~ends | self.o.ready")),
+    "SlidingWindow": Case(
+        SlidingWindow, {"shape": (3, 3, 1), "kernel": (2, 2), "simd": 1, "format": TWO_BITS},
+        patience=12, reach=22,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.i.valid)", VALID),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "SlidingWindow by columns, with register": Case(
+        SlidingWindow, {"shape": (2, 2, 1), "kernel": (2, 1), "simd": 2, "column": True,
+                        "passes": 2, "register": True, "format": TWO_BITS}, patience=10, reach=16,
+        unstable=("moves.eq(~held_valid | advance)", "moves.eq(1)", "."),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "DenseEngine": Case(
+        DenseEngine, {"folded": dense()}, patience=20, reach=26,
+        unstable=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",
+                  "m.d.comb += [self.o.valid.eq(buffer.o.valid & self.i.valid),"
+                  "self.o.payload.eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]", VALID),
+        waits=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",
+               "m.d.comb += [self.o.valid.eq(buffer.o.valid & self.o.ready),"
+               "self.o.payload.eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]")),
+    "ConvolutionEngine": Case(
+        ConvolutionEngine, {"folded": convolution()}, patience=24, reach=28,
+        unstable=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",
+                  "m.d.comb += [self.o.valid.eq(buffer.o.valid & self.i.valid),"
+                  "self.o.payload.eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]", VALID),
+        waits=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",
+               "m.d.comb += [self.o.valid.eq(buffer.o.valid & self.o.ready),"
+               "self.o.payload.eq(buffer.o.payload), buffer.o.ready.eq(self.o.ready)]")),
+    "Network": Case(
+        Network, network(), patience=20, reach=26,
+        unstable=("wiring.connect(m, self.argmax.o, wiring.flipped(self.o))",
+                  "m.d.comb += [self.o.valid.eq(self.argmax.o.valid & self.i.valid),"
+                  "self.o.payload.eq(self.argmax.o.payload),"
+                  "self.argmax.o.ready.eq(self.o.ready)]", VALID),
+        waits=("wiring.connect(m, self.argmax.o, wiring.flipped(self.o))",
+               "m.d.comb += [self.o.valid.eq(self.argmax.o.valid & self.o.ready),"
+               "self.o.payload.eq(self.argmax.o.payload),"
+               "self.argmax.o.ready.eq(self.o.ready)]")),
+    "Link": Case(
+        Link, {"frame": Frame(TWO_BITS, 2, ActivationFormat(3, True), 2), "baud": 10},
+        patience=12, reach=24, given=requested, facts=None,
+        unstable=("m.d.comb += image.valid.eq(offer)", "m.d.comb += image.valid.eq(offer & ~late)",
+                  VALID),
+        waits=("m.d.comb += image.valid.eq(offer)",
+               "m.d.comb += image.valid.eq(offer & image.ready)")),
+    "UartReceiver": Case(
+        UartReceiver, {"divisor": 4}, patience=50, reach=52, facts=receiving, given=sending,
+        unstable=("with m.If(self.o.valid | rx):", "with m.If(rx):", PAYLOAD),
+        waits=("self.o.valid.eq(rx)", "self.o.valid.eq(rx & self.o.ready)")),
+}
+
+
+class Spec(Elaboratable):
+    """The rules of all output streams, and patience where it is asked for."""
+
+    def __init__(self, case, dut, *, patience=False):
+        self.case, self.dut, self.patience = case, dut, patience
+
+    def elaborate(self, platform):
+        m = self.m = Module()
+        m.submodules.dut = dut = self.dut
+        free_inputs(m, dut)
+        unless = {"tx": dut.tx_bit_valid} if isinstance(dut, Link) else {}
+        stream_rules(m, dut, unless=unless)
+        if self.case.facts is not None:
+            self.case.facts(self, m, dut)
+        for name, flow, _ in stream_members(dut):
+            if flow == wiring.Out and self.patience:
+                given = self.case.given and self.case.given(self, dut)
+                assert_patience(m, dut, name, cycles=self.case.patience, given=given)
+        return m
+
+
+def outputs(component):
+    return [name for name, flow, _ in stream_members(component) if flow == wiring.Out]
+
+
+def build(case, bug=None):
+    component = planted(case.component, *bug[:2]) if bug else case.component
+    return component(**case.parameters)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_valid_and_payload_stay(case):
+    """By induction, with resets at any time."""
+    dut = build(case)
+    spec = Spec(case, dut)
+    for name in outputs(dut):
+        stem = "dut." + name.replace(".", "__")
+        forbid_path(spec, f"{stem}__ready", f"{stem}__valid")
+    prove(spec, depth=case.depth, reset=True)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_valid_and_payload_stay_twin(case):
+    with pytest.raises(Failed, match=case.unstable[2]):
+        prove(Spec(case, build(case, case.unstable)), mode="bmc", depth=case.reach)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_valid_does_not_wait_for_ready(case):
+    """From every state that is reached within ``reach`` cycles."""
+    prove(Spec(case, build(case), patience=True), mode="bmc",
+          depth=bound(case.reach, 2 * case.reach))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_valid_does_not_wait_for_ready_twin(case):
+    with pytest.raises(Failed, match="valid waits for ready"):
+        prove(Spec(case, build(case, case.waits), patience=True), mode="bmc", depth=case.reach)
+
+
+def test_no_component_is_forgotten():
+    """Every component with an output stream has its proof."""
+    proved = {case.component for case in CASES.values()}
+    abstract = {LayerEngine, _Pooling}
+    for module in pkgutil.iter_modules(flightrtl.gateware.__path__):
+        members = vars(importlib.import_module(f"flightrtl.gateware.{module.name}")).values()
+        for member in members:
+            if inspect.isclass(member) and issubclass(member, wiring.Component) and any(
+                    "Out(stream" in inspect.getsource(base) for base in member.__mro__
+                    if base.__module__.startswith("flightrtl")):
+                assert member in proved | abstract, member
