@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Collection
+from contextlib import nullcontext
+from typing import IO, Any
 
 import numpy as np
+from amaranth import Value
 from amaranth.sim import Simulator
+from numpy.typing import NDArray
 
 from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
 
-from .engine import Trace, Watch
+from .engine import Stuck, Trace, Watch
+from .observed import Observed
 
 __all__ = ["simulate"]
 
-_PERIOD = 1e-6  # simulated seconds per cycle; nothing depends on it
+_PERIOD = 1e-6  # simulated seconds per cycle; only waveforms show it
 _WATCH_CYCLES = 64  # between two looks at the progress
 
 
-def simulate(network: Network, images: IntArray, *, patience: int,
-             watch: Watch | None = None) -> Trace:
-    """Run images through a network; see :class:`~sim.engine.Engine`."""
+def simulate(network: Network | Observed, images: IntArray, *, patience: int,
+             watch: Watch | None = None, observe: Collection[str] = (),
+             waveform: IO[str] | None = None, period: float = _PERIOD) -> Trace:
+    """Run images through a network; see :class:`~sim.engine.Engine`.
+
+    Parameters
+    ----------
+    network, images, patience, watch, observe
+        As for any engine.
+    waveform : text file, optional
+        Where to write a waveform of all signals, in the format VCD.
+    period : float
+        Clock period in seconds, for the waveform.
+    """
     values = np.asarray(images).reshape(-1).tolist()
     size = network.model.input.size
     classes = network.model.output.size
@@ -31,6 +47,11 @@ def simulate(network: Network, images: IntArray, *, patience: int,
     started: list[int] = []
     finished: list[int] = []
     cycle = 0
+    taps = {name: getattr(network, name) for name in observe}
+    kept: dict[str, list[int]] = {name: [] for name in taps}
+    offering: set[str] = set()
+    members = [value for tap in taps.values()
+               for value in (tap.valid, tap.ready, Value.cast(tap.payload).as_unsigned())]
 
     async def bench(ctx: Any) -> None:
         nonlocal cycle
@@ -41,7 +62,16 @@ def simulate(network: Network, images: IntArray, *, patience: int,
         ctx.set(i.payload, values[0])
         ctx.set(i.valid, 1)
         while len(finished) < len(images):
-            _, _, taken, given, payload = await ctx.tick().sample(i.ready, o.valid, o.payload)
+            _, _, taken, given, payload, *tapped = await ctx.tick().sample(
+                i.ready, o.valid, o.payload, *members)
+            for n, name in enumerate(taps):
+                valid, ready, value = tapped[3 * n:3 * n + 3]
+                if valid and ready:
+                    kept[name].append(value)
+                if valid and not ready:
+                    offering.add(name)
+                else:
+                    offering.discard(name)
             if taken and sent < len(values):
                 if sent % size == 0:
                     started.append(cycle)
@@ -61,21 +91,35 @@ def simulate(network: Network, images: IntArray, *, patience: int,
                     raise BuildError(f"cycle {cycle}: logit {len(logits) - 1} has last = "
                                      f"{payload.last}, but an image has {classes} logits")
             if cycle - active > patience:
-                raise BuildError(
+                raise Stuck(
                     f"the network is stuck: no transfer in {patience} cycles, after {sent} of "
                     f"{len(values)} values in and {len(logits)} of {len(images) * classes} "
-                    "logits out")
+                    "logits out", observed=observed(), offering=offering)
             cycle += 1
             if watch is not None and cycle % _WATCH_CYCLES == 0:
                 watch(cycle, len(finished))
 
+    def observed() -> dict[str, NDArray[Any]]:
+        return {name: _words(kept[name], len(Value.cast(tap.payload)))
+                for name, tap in taps.items()}
+
     simulator = Simulator(network)
-    simulator.add_clock(_PERIOD)
+    simulator.add_clock(period)
     simulator.add_testbench(bench)
     start = time.perf_counter()
-    if values:
-        simulator.run()
+    with simulator.write_vcd(waveform) if waveform is not None else nullcontext():
+        if values:
+            simulator.run()
     return Trace(
         logits=np.array(logits, np.int64).reshape(-1, classes),
         winners=np.array(winners, np.int64), started=np.array(started, np.int64),
-        finished=np.array(finished, np.int64), cycles=cycle, seconds=time.perf_counter() - start)
+        finished=np.array(finished, np.int64), cycles=cycle, seconds=time.perf_counter() - start,
+        observed=observed())
+
+
+def _words(values: list[int], width: int) -> NDArray[np.uint64]:
+    """Payloads of ``width`` bits as 64-bit words: (N,), or (N, words) if they are several."""
+    words = max(1, -(-width // 64))
+    raw = b"".join(value.to_bytes(8 * words, "little") for value in values)
+    array = np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, words)
+    return array[:, 0] if words == 1 else array

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
 
-__all__ = ["Engine", "Trace", "Watch"]
+from .observed import Observed
+
+__all__ = ["Engine", "Streams", "Stuck", "Trace", "Watch"]
+
+Streams = Mapping[str, NDArray[Any]]
+"""Payloads of observed streams by port: integers (N,), or ``uint64`` (N, words) if wider than 64
+bits, least significant word first."""
 
 Watch = Callable[[int, int], None]
 """Called now and then with the cycles simulated and the images finished so far."""
@@ -32,6 +40,8 @@ class Trace:
         Cycles simulated.
     seconds : float
         Time that took, building the simulation not counted.
+    observed : mapping of str to array
+        Payloads of those ports that were to be observed.
     """
 
     logits: IntArray
@@ -40,6 +50,7 @@ class Trace:
     finished: IntArray
     cycles: int
     seconds: float
+    observed: Streams = field(default_factory=dict)
 
     @property
     def intervals(self) -> IntArray:
@@ -65,12 +76,35 @@ class Trace:
         return self.cycles / max(self.seconds, 1e-9)
 
 
+class Stuck(BuildError):
+    """Nothing moves any more, and something should.
+
+    Parameters
+    ----------
+    message : str
+        What had moved until then.
+    observed : mapping of str to array
+        Payloads of those ports that were to be observed, as in :class:`Trace`.
+    offering : collection of str
+        Those of the ports with a value that nobody had taken.
+    first_image : int
+        Number of the image that ``observed`` begins with.
+    """
+
+    def __init__(self, message: str, *, observed: Streams | None = None,
+                 offering: Collection[str] = (), first_image: int = 0) -> None:
+        super().__init__(message)
+        self.observed = observed or {}
+        self.offering = offering
+        self.first_image = first_image
+
+
 class Engine(Protocol):
     """A simulator: a function that runs images through a network.
 
     Parameters
     ----------
-    network : Network
+    network : Network or Observed
         The gateware.
     images : array of integers, (images, height, width, channels)
         Fed back to back, a value in every cycle in which the network takes one.
@@ -78,13 +112,16 @@ class Engine(Protocol):
         Cycles without any transfer after which the network counts as stuck.
     watch : callable, optional
         Progress.
+    observe : collection of str
+        Ports of an :class:`~sim.observed.Observed` whose payloads to keep: ``"counts"`` or one of
+        its ``streams``.
 
     Raises
     ------
-    BuildError
+    Stuck
         If the network is stuck.
     """
 
-    def __call__(self, network: Network, images: IntArray, *, patience: int,
-                 watch: Watch | None = None) -> Trace:
+    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+                 watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         ...

@@ -1,0 +1,169 @@
+"""What each layer does during an inference: busy, starved or stalled, and which sets the pace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flightrtl.check import LAYER_TYPES
+from flightrtl.formats import IntArray
+from flightrtl.gateware.engine import LayerEngine
+from flightrtl.report import table
+
+from .observed import COUNTED, INPUT, Observed
+
+__all__ = ["Activity", "LayerActivity", "activity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerActivity:
+    """One layer during one inference.
+
+    Parameters
+    ----------
+    name, type : str
+        The layer, and its kind as in the model; ``"input"`` for where images enter.
+    lanes, simd : int
+        Folding; 0 where there is none.
+    busy : int
+        Cycles in which it takes a word to work on.
+    starved : int
+        Cycles in which it could and has none.
+    stalled : int
+        Cycles in which it cannot: its own drain holds it up, or what comes behind it.
+    given : int
+        Transfers at its output.
+    needs : int
+        Cycles that it takes if nothing outside holds it up.
+    work : float, optional
+        Share of the lane-cycles of ``busy`` that work on a term of the model, 0 to 1; the rest
+        is padding of the last pass. None where nothing multiplies.
+    """
+
+    name: str
+    type: str
+    lanes: int
+    simd: int
+    busy: int
+    starved: int
+    stalled: int
+    given: int
+    needs: int
+    work: float | None
+
+    @property
+    def cycles(self) -> int:
+        """All of the time."""
+        return self.busy + self.starved + self.stalled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """All layers during one inference, the pipeline full and fed without a gap.
+
+    Parameters
+    ----------
+    interval : int
+        Cycles between the last logits of two images that follow each other.
+    steady : bool
+        Whether every count was the same an image before.
+    layers : sequence of LayerActivity
+        ``"input"`` first, then the layers in the network's order.
+    """
+
+    interval: int
+    steady: bool
+    layers: Sequence[LayerActivity]
+
+    @property
+    def slowest(self) -> Sequence[LayerActivity]:
+        """The places that need most cycles, and so set the pace of all: one, or several alike."""
+        most = max(layer.needs for layer in self.layers)
+        return [layer for layer in self.layers if layer.needs == most]
+
+    @property
+    def verdict(self) -> str:
+        """Which layer holds the network up, in a sentence."""
+        slowest = self.slowest
+        names = ["the input" if each.name == INPUT else each.name for each in slowest]
+        hold, need = ("holds", "it needs") if len(names) == 1 else ("hold", "each needs")
+        text = (f"{' and '.join(names)} {hold} the network up: {need} {slowest[0].needs:,} of the "
+                f"{self.interval:,} cycles from one image to the next")
+        if slowest[0].starved:
+            text += f", and is starved in {slowest[0].starved:,}"
+        if not self.steady:
+            text += " (seen once; whether it repeats takes more images)"
+        return text
+
+    def as_json(self) -> dict[str, Any]:
+        """As the command line prints it, under ``layers``."""
+        return {
+            "interval": self.interval, "steady": self.steady,
+            "slowest": [layer.name for layer in self.slowest],
+            "rows": [{
+                "name": layer.name, "type": layer.type, "lanes": layer.lanes, "simd": layer.simd,
+                "busy": layer.busy, "starved": layer.starved, "stalled": layer.stalled,
+                "share": round(layer.busy / self.interval, 6), "needs": layer.needs,
+                "work": None if layer.work is None else round(layer.work, 6),
+                "given": layer.given} for layer in self.layers]}
+
+    def as_text(self) -> str:
+        """A table for people, and the verdict."""
+        rows = [(layer.name, layer.type, f"{layer.lanes} x {layer.simd}" if layer.lanes else "",
+                 f"{layer.needs:,}", f"{layer.busy:,}", f"{layer.starved:,}",
+                 f"{layer.stalled:,}",
+                 f"{100 * layer.busy / self.interval:.1f} %",
+                 "" if layer.work is None else f"{100 * layer.work:.1f} %", f"{layer.given:,}",
+                 "<- slowest" if layer in self.slowest else "") for layer in self.layers]
+        header = ("layer", "type", "P x S", "needs", "busy", "starved", "stalled", "share", "work",
+                  "out", "")
+        return table(header, rows, left=(0, 1, 10)) + f"\n{self.verdict}"
+
+
+def activity(network: Observed, counts: IntArray) -> Activity | None:
+    """What the layers did in the latest interval in which the input never ran dry.
+
+    Parameters
+    ----------
+    network : Observed
+        What was simulated.
+    counts : array of uint64, (images, words)
+        Payloads of its ``counts``, an image's after the other's.
+
+    Returns
+    -------
+    Activity or None
+        None if there was no such interval: as many images fit into the pipeline at once.
+    """
+    # Modulo 2**32, as the counters are.
+    spans = np.diff(network.counted(counts), axis=0) & 0xFFFF_FFFF
+    fed = np.flatnonzero(spans[:, 0, COUNTED.index("starved")] == 0)
+    if not fed.size:
+        return None
+    last = int(fed[-1])
+    span = spans[last]
+    layers = [_row(network, name, dict(zip(COUNTED, map(int, row), strict=True)))
+              for name, row in zip(network.places, span, strict=True)]
+    return Activity(interval=layers[0].cycles, layers=layers,
+                    steady=last > 0 and bool((spans[last - 1] == span).all()))
+
+
+def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity:
+    model = network.model
+    if name == INPUT:
+        return LayerActivity(name=name, type="", lanes=0, simd=0, work=None,
+                             needs=model.input.size, **counted)
+    layer = next(layer for layer in model.layers if layer.name == name)
+    kind = next(kind for kind, cls in LAYER_TYPES.items() if isinstance(layer, cls))
+    stage = network.network.stages[name]
+    if not isinstance(stage, LayerEngine):
+        return LayerActivity(name=name, type=kind, lanes=0, simd=0, work=None,
+                             needs=model.source(layer).size, **counted)
+    folded = stage.folded
+    lanes, simd = folded.folding.lanes, folded.folding.simd
+    work = folded.terms / (counted["busy"] * lanes * simd) if counted["busy"] else 0.0
+    return LayerActivity(name=name, type=kind, lanes=lanes, simd=simd, work=work,
+                         needs=folded.cycles, **counted)

@@ -1,0 +1,252 @@
+# amaranth: UnusedElaboratable=no
+"""What each layer does in an inference, and which of them is the first to be wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from amaranth import Module, Signal
+from amaranth.lib import wiring
+
+from flightrtl import boards, golden, modelfile, planner, samples
+from flightrtl.errors import UserError
+from flightrtl.formats import ActivationFormat
+from flightrtl.gateware import Network
+from flightrtl.gateware.buffer import StreamBuffer
+from flightrtl.gateware.engine import LayerEngine
+from flightrtl.planner.cycles import measure
+from sim.amaranth_engine import simulate
+from sim.engine import Stuck
+from sim.layers import activity
+from sim.observed import Observed
+from sim.tracing import compare_layers, require_room
+from tests.models import random_images, random_model
+
+PATIENCE = 600
+
+
+class Faulty(StreamBuffer):
+    """A buffer that loses its transfer number ``at``, repeats it, or stops before it."""
+
+    def __init__(self, shape, at, fault):
+        self.at, self.fault = at, fault
+        super().__init__(shape)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = StreamBuffer(self.i.payload.shape())
+        wiring.connect(m, inner.o, wiring.flipped(self.o))
+        count, again = Signal(16), Signal()
+        here = count == self.at
+        m.d.comb += [inner.i.payload.eq(self.i.payload), inner.i.valid.eq(self.i.valid),
+                     self.i.ready.eq(inner.i.ready)]
+        if self.fault == "lose":
+            with m.If(here):
+                m.d.comb += [inner.i.valid.eq(0), self.i.ready.eq(1)]
+        elif self.fault == "repeat":
+            with m.If(here & ~again):
+                m.d.comb += self.i.ready.eq(0)
+                m.d.sync += again.eq(self.i.valid & inner.i.ready)
+        else:
+            with m.If(here):
+                m.d.comb += [inner.i.valid.eq(0), self.i.ready.eq(0)]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += count.eq(count + 1)
+        return m
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A model with pooling between its layers, its foldings, and images."""
+    rng = np.random.default_rng(12)
+    model = random_model(rng, input_shape=(9, 8, 2), input_format=ActivationFormat(8),
+                         kinds=("convolution", "max_pool", "convolution", "dense"), classes=5,
+                         activation_bits=8)
+    plan = planner.plan(model, boards.load("ice40"))
+    return model, plan.foldings, random_images(rng, model, 3)
+
+
+def build(case):
+    model, foldings, images = case
+    return Observed(Network(model, foldings)), images
+
+
+def trace(network, images):
+    """Simulate, be it to the end or not, and compare every layer."""
+    streams = network.streams.values()
+    try:
+        run = simulate(network, images, patience=PATIENCE, observe=streams)
+    except Stuck as stuck:
+        return compare_layers(network, images, stuck.observed, offering=stuck.offering), stuck
+    return compare_layers(network, images, run.observed), None
+
+
+def weighted(network):
+    return [name for name, stage in network.network.stages.items()
+            if isinstance(stage, LayerEngine)]
+
+
+def test_layers_that_are_right(case):
+    network, images = build(case)
+    traces, stuck = trace(network, images)
+    assert stuck is None
+    assert traces.culprit is None
+    assert traces.verdict == "every value of every layer is the golden model's"
+    truth = golden.trace(network.model, images)
+    for layer in traces.layers:
+        assert layer.right
+        assert layer.given == layer.expected == truth[layer.name].size
+        assert layer.problem == ""
+        assert f"{layer.expected:,}" in traces.as_text()
+    assert [layer.name for layer in traces.layers] == list(network.network.stages)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_wrong_bias_is_found(case, which):
+    """The same fault in the golden model says which value differs first, and how."""
+    network, images = build(case)
+    model, name = network.model, weighted(network)[which]
+    layer = next(layer for layer in model.layers if layer.name == name)
+    faulty = int(np.flatnonzero(np.array(layer.k))[-1])
+    step = 3 << int(layer.shift[faulty])
+    network.network.stages[name].requantizer.bias[faulty] += step
+
+    truth = golden.trace(model, images)
+    wrong = layer.bias.copy()
+    wrong[faulty] += step
+    source = truth[layer.inputs[0]]
+    given = golden.apply(replace(layer, bias=wrong), source)
+    image, row, column, channel = np.argwhere(given != truth[name])[0]
+
+    traces, _ = trace(network, images)
+    found = traces.culprit
+    assert found.name == name
+    assert found.differing == (given != truth[name]).sum()
+    first = found.first
+    assert (first.image, first.row, first.column, first.channel) == (image, row, column, channel)
+    assert first.value == given[image, row, column, channel]
+    assert first.expected == truth[name][image, row, column, channel]
+    assert first.slip == 0
+    assert traces.verdict == (
+        f"layer {name!r} is the first that differs: image {image}, row {row}, column {column}, "
+        f"channel {channel} is {first.value}, must be {first.expected}")
+    before = [layer.right for layer in traces.layers]
+    assert all(before[:list(network.streams).index(name)])
+    assert traces.as_json()["first"] == name
+
+
+@pytest.mark.parametrize(("fault", "slip", "words"), [
+    ("lose", 1, "a value is missing"), ("repeat", -1, "a value too many")])
+def test_a_value_lost_or_repeated_is_found(case, fault, slip, words):
+    network, images = build(case)
+    name = weighted(network)[1]
+    engine = network.network.stages[name]
+    truth = golden.trace(network.model, images)[name]
+    flat = truth.reshape(-1)
+    # Not the same as its neighbours, so that the place is exact.
+    at = next(n for n in range(flat.size // 4, flat.size)
+              if flat[n - 1] != flat[n] != flat[n + 1] and flat[n + 1] != flat[n + 2])
+    engine.buffer = Faulty(engine.buffer.i.payload.shape(), at, fault)
+    traces, stuck = trace(network, images)
+    assert (stuck is not None) == (fault == "lose")
+    found = traces.culprit
+    assert found.name == name
+    assert found.first.slip == slip
+    place = at if fault == "lose" else at + 1
+    assert (found.first.image, found.first.row, found.first.column,
+            found.first.channel) == np.unravel_index(place, truth.shape)
+    assert words in traces.verdict
+    assert found.given == found.expected - slip or fault == "repeat"
+
+
+def test_a_stream_that_is_short_is_found(case):
+    network, images = build(case)
+    name = weighted(network)[1]
+    engine = network.network.stages[name]
+    shape = golden.trace(network.model, images)[name].shape
+    engine.buffer = Faulty(engine.buffer.i.payload.shape(), int(np.prod(shape)) - 1, "lose")
+    traces, stuck = trace(network, images)
+    assert "stuck: no transfer in" in str(stuck)
+    found = traces.culprit
+    assert found.name == name
+    assert (found.given, found.differing) == (found.expected - 1, 0)
+    row, column, channel = (size - 1 for size in shape[1:])
+    assert traces.verdict.endswith(
+        f"image 2, row {row}, column {column}, channel {channel} is missing, and all after it")
+
+
+def test_a_layer_that_stops_is_named_and_not_those_that_wait_for_it(case):
+    network, images = build(case)
+    first, name = weighted(network)[:2]
+    engine = network.network.stages[name]
+    engine.buffer = Faulty(engine.buffer.i.payload.shape(), 1, "stop")
+    traces, stuck = trace(network, np.concatenate([images] * 3))
+    assert stuck is not None
+    waiting = {layer.name: layer for layer in traces.layers}[first]
+    assert waiting.given < waiting.expected
+    assert waiting.offering
+    assert traces.culprit.name == name
+    assert not any(layer.differing for layer in traces.layers)
+
+
+def steady_counts(name, board, images=7):
+    model, target = modelfile.load(name), boards.load(board)
+    plan = planner.plan(model, target)
+    network = Observed(Network(model, plan.foldings, memory_register=target.memory_register))
+    run = simulate(network, samples.load(name)[0][:images].astype(np.int64), patience=10_000,
+                   observe=["counts"])
+    return model, plan, network, run
+
+
+@pytest.mark.parametrize("board", ["ice40", "ecp5"])
+def test_activity_is_what_the_planner_foresees(board):
+    model, plan, network, run = steady_counts("digits", board)
+    found = activity(network, run.observed["counts"])
+    timing = measure(model, plan.foldings, memory_register=plan.board.memory_register)
+    assert found.steady
+    assert found.interval == timing.interval == run.cycles_per_inference
+    assert [layer.name for layer in found.layers] == ["input", *network.network.stages]
+    for layer in found.layers:
+        assert layer.busy + layer.starved + layer.stalled == found.interval
+        if layer.lanes:
+            assert (layer.busy, layer.starved) == (timing.busy[layer.name],
+                                                   timing.starved[layer.name])
+        planned = [each.cycles for each in plan.layers if each.name == layer.name]
+        assert [layer.needs] == (planned or [model.input.size])
+        size = (model.input if layer.name == "input" else model.tensors[layer.name]).size
+        assert layer.given == size
+    assert {layer.name for layer in found.slowest} == {
+        layer.name for layer in plan.layers if layer.cycles == plan.slowest.cycles}
+    assert found.verdict.startswith(f"{plan.slowest.name} holds the network up: it needs ")
+    marked = [line for line in found.as_text().splitlines() if "<- slowest" in line]
+    assert [line.split()[0] for line in marked] == [layer.name for layer in found.slowest]
+    assert found.as_json()["rows"][1]["busy"] == found.layers[1].busy
+
+
+@pytest.mark.parametrize("seed", [101, 104, 107])
+def test_activity_of_random_networks(seed):
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, input_shape=tuple(rng.integers(1, [7, 7, 4])))
+    plan = planner.plan(model, boards.load("ice40"))
+    network = Observed(Network(model, plan.foldings))
+    run = simulate(network, random_images(rng, model, 12), patience=10_000, observe=["counts"])
+    found = activity(network, run.observed["counts"])
+    timing = measure(model, plan.foldings)
+    assert found.interval == timing.interval
+    for layer in found.layers:
+        assert layer.cycles == found.interval
+        if layer.lanes:
+            assert (layer.busy, layer.starved) == (timing.busy[layer.name],
+                                                   timing.starved[layer.name])
+
+
+def test_activity_takes_images_enough():
+    *_, network, run = steady_counts("digits", "ice40", images=2)
+    assert activity(network, run.observed["counts"]) is None
+
+
+def test_refuses_more_values_than_fit():
+    model = modelfile.load("mnist")
+    require_room(model, 10_000)
+    with pytest.raises(UserError, match=r"--trace-layers keeps every .* choose at most"):
+        require_room(model, 1_000_000)
