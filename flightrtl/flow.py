@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from amaranth import Elaboratable
 from amaranth.back.rtlil import convert
 from amaranth.build.run import LocalBuildProducts
 
@@ -35,7 +36,7 @@ from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, run, without_amaranth_overrides
 from .top import Top
 
-__all__ = ["Request", "build", "estimate", "program", "write_verilog"]
+__all__ = ["Request", "build", "estimate", "prepare", "program", "write_verilog"]
 
 _RETRIES = 3
 """Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
@@ -155,10 +156,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    with without_amaranth_overrides():
-        build_plan = platform.build(
-            Top(job.model, chosen, job.board), name="top", do_build=False, emit_src=False,
-            verbose=True, synth_opts=job.board.synth_opts, nextpnr_opts=job.board.nextpnr_opts)
+    build_plan = prepare(Top(job.model, chosen, job.board), job.board, platform)
     progress.done()
     seed = job.board.seed
     seeds = range(seed, seed + (request.seeds or 1))
@@ -187,6 +185,23 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
             raise error from None
         _keep_logs(work, job.output)
         return _publish(job, chosen, versions, result, request_key, design_key, work)
+
+
+def prepare(top: Elaboratable, board: Board, platform: Any) -> Any:
+    """Amaranth's build plan of a design called ``top`` for a board, with the board's options.
+
+    Parameters
+    ----------
+    top : Elaboratable
+        The design.
+    board : Board
+        The board.
+    platform : Platform
+        The board's, new.
+    """
+    with without_amaranth_overrides():
+        return platform.build(top, name="top", do_build=False, emit_src=False, verbose=True,
+                              synth_opts=board.synth_opts, nextpnr_opts=board.nextpnr_opts)
 
 
 def write_verilog(request: Request, path: Path, progress: Progress) -> None:

@@ -15,7 +15,7 @@ from .progress import Progress
 from .toolchain import Tool, run
 
 __all__ = ["FAMILIES", "DoesNotFit", "Family", "Implementation", "Usage", "implement",
-           "plan_commands"]
+           "plan_commands", "synthesize"]
 
 _NO_ROOM = re.compile("no B[Ee][Ll]s remaining|[Uu]nable to (find .*)?place|"
                       "Failed to expand region")
@@ -170,17 +170,10 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
     """
     plan.extract(str(folder))
     commands = {command[0]: command[1:] for command in plan_commands(plan)}
-    synthesize, route, pack = family.tools
+    yosys, route, pack = family.tools
 
     progress.step("synthesis")
-    try:
-        run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
-            progress=progress)
-    except BuildError:
-        if not _split_nets(folder):
-            raise
-        run(tools[synthesize], commands[synthesize], folder=folder, log="yosys.log",
-            progress=progress)
+    synthesize(tools[yosys], commands[yosys], folder=folder, progress=progress)
     progress.done("done")
 
     best: _Attempt | None = None
@@ -220,6 +213,32 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
         bitstream=bitstream, seed=best.seed, fmax_mhz=best.fmax_mhz,
         resources=_usage(best.report["utilization"], parts, family), parts=parts,
         critical=best.critical, tries=tries)
+
+
+def synthesize(tool: Tool, arguments: Sequence[str], *, folder: Path,
+               progress: Progress) -> None:
+    """Run a build plan's synthesis, once more with :data:`SPLIT_NETS` where that helps.
+
+    Parameters
+    ----------
+    tool, arguments : Tool, sequence of str
+        Yosys, and its command line in the plan.
+    folder : Path
+        Where the plan's files are. What Yosys prints goes to ``yosys.log`` there.
+    progress : Progress
+        Where to tell what is being done.
+
+    Raises
+    ------
+    BuildError
+        If Yosys fails.
+    """
+    try:
+        run(tool, arguments, folder=folder, log="yosys.log", progress=progress)
+    except BuildError:
+        if not _split_nets(folder):
+            raise
+        run(tool, arguments, folder=folder, log="yosys.log", progress=progress)
 
 
 def _split_nets(folder: Path) -> bool:

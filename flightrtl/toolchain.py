@@ -158,7 +158,8 @@ def without_amaranth_overrides() -> Iterator[None]:
 
 
 def run(tool: Tool, arguments: Sequence[str], *, folder: Path, log: str,
-        progress: Progress | None = None, allow: Callable[[], bool] = lambda: False) -> None:
+        progress: Progress | None = None, allow: Callable[[], bool] = lambda: False,
+        environment: Mapping[str, str] | None = None) -> None:
     """Run a tool in ``folder`` to its end, telling its progress on the way.
 
     If anything interrupts the wait (Ctrl-C, termination, an error here), the tool and all that
@@ -178,6 +179,8 @@ def run(tool: Tool, arguments: Sequence[str], *, folder: Path, log: str,
         Where to tell what the tool is doing.
     allow : callable
         Called after a non-zero exit status; true if that is no error here.
+    environment : mapping of str to str, optional
+        Variables that the tool needs besides those that we have.
 
     Raises
     ------
@@ -191,7 +194,8 @@ def run(tool: Tool, arguments: Sequence[str], *, folder: Path, log: str,
     with open(folder / log, "w", encoding="utf-8") as file:
         try:
             child = subprocess.Popen(
-                [tool.command, *arguments], cwd=folder, env=clean_environment(temporary),
+                [tool.command, *arguments], cwd=folder,
+                env={**clean_environment(temporary), **(environment or {})},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, encoding="utf-8", errors="replace",
                 # A group of its own: a Ctrl-C reaches us alone, and we stop all of it.
