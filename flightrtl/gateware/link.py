@@ -230,7 +230,8 @@ class Link(wiring.Component):
     rx : In(stream) of 8 bits
         Bytes from the host. Those that arrive during an answer are dropped.
     tx : Out(stream) of 8 bits
-        Bytes to the host.
+        Bytes to the host. One that is offered may change in a cycle of ``tx_bit_valid``: the
+        checksum's bytes wait until the bits before them have passed.
     rx_bit, rx_bit_valid, tx_bit, tx_bit_valid : In(1)
         The single bits of both, the lowest of a byte first.
     tick : In(1)
@@ -333,7 +334,7 @@ class Link(wiring.Component):
                 with m.Elif(rx.valid | timeout):
                     m.d.sync += state.eq(_State.SYNC)
             with m.Case(_State.IMAGE):
-                with m.If(timeout):
+                with m.If(timeout & ~offer):    # a value that is offered stays what it is
                     m.d.sync += late.eq(1)
                 with m.If(complete):
                     m.d.comb += rx.ready.eq(0)
