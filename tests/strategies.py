@@ -27,6 +27,7 @@ from tests.streams import Pauses
 __all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "networks",
            "paddings", "pools", "seeds", "stalls", "strides", "term_formats", "windows"]
 
+_KINDS = ("convolution", "max_pool", "sum_pool", "dense")
 _CYCLES = 1500
 """Cycles that a layer may take for an image, where that is a matter of lanes: keeps tests quick."""
 
@@ -219,13 +220,11 @@ def engines(draw: st.DrawFn) -> EngineCase:
 
 
 @st.composite
-def networks(draw: st.DrawFn, size: int = 7,
-             kinds: Sequence[str] = ("convolution", "max_pool", "sum_pool", "dense"),
-             ) -> NetworkCase:
-    """Up to three layers of any kind and a dense one, on images of up to ``size`` x ``size``."""
-    first = shape = draw(_shapes(size, (1, 2, 3, 4)))
+def networks(draw: st.DrawFn) -> NetworkCase:
+    """Up to four layers of any kind and a dense one, on images of up to 8 x 8 x 4."""
+    first = shape = draw(_shapes(8, (1, 2, 3, 4)))
     layers = []
-    for kind in [*draw(st.lists(st.sampled_from(kinds), max_size=3)), "dense"]:
+    for kind in [*draw(st.lists(st.sampled_from(_KINDS), max_size=4)), "dense"]:
         output = draw(activation_formats())
         if kind in ("convolution", "dense"):
             layers.append(draw(_weighted(kind, shape, output)))
