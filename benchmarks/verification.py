@@ -121,7 +121,7 @@ def _words(entry: Mapping[str, Any]) -> str:
         return "; ".join(entry["problems"])
     results = entry.get("results", {})
     parts = [f"{results[name]:,} {name}" for name in (
-        "images", "mismatches", "proofs", "twins", "examples", "faults", "found")
+        "images", "mismatches", "tests", "twins", "examples", "faults", "found")
         if name in results]
     if "top1" in results:
         parts.append(f"top-1 {100 * results['top1']:.2f} %")

@@ -131,7 +131,7 @@ def test_more(number): pass
         "test_wrong: failure", "test_skipped: skipped"]
     assert run(Suite, "-k", "nothing")["problems"] == ["there was no test"]
     proofs = run(Proofs, "-k", "proof")
-    assert (proofs["outcome"], proofs["results"]) == ("passed", {"proofs": 1, "twins": 1})
+    assert (proofs["outcome"], proofs["results"]) == ("passed", {"tests": 2, "twins": 1})
     drawn = run(Examples, "-k", "random or more", "--hypothesis-show-statistics")
     assert drawn["results"] == {
         "examples": 16, "examples_by_test": {"test_random": 7, "test_more": 9}}
