@@ -6,9 +6,11 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import builds, components, pe
+from . import builds, components, mutations, pe, verification
 
-BENCHMARKS = {"builds": builds.main, "components": components.main, "pe": pe.main}
+BENCHMARKS = {"builds": builds.main, "components": components.main,
+              "mutations": mutations.main, "pe": pe.main,
+              "verification": verification.main}
 
 
 def main() -> int | None:

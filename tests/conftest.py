@@ -1,6 +1,6 @@
 """Settings of all tests."""
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The same examples in every run: a failure can be repeated, and a run on a busy machine does not
 # fail for being slow.
@@ -9,4 +9,7 @@ settings.register_profile("flightrtl", derandomize=True, deadline=None, database
 # Many examples, others for each --hypothesis-seed: `python -m benchmarks verification` runs it.
 settings.register_profile("full", deadline=None, database=None, max_examples=1000,
                           suppress_health_check=[HealthCheck.too_slow])
+# Only whether a test fails, not the simplest example: `python -m benchmarks mutations` runs it.
+settings.register_profile("first-failure", settings.get_profile("flightrtl"),
+                          phases=(Phase.explicit, Phase.generate))
 settings.load_profile("flightrtl")

@@ -26,7 +26,7 @@ def test_cost_of_a_term():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("nope",), "there is no benchmark 'nope'; there is builds, components, pe"),
+    (("nope",), "there is no benchmark 'nope'; there is builds, components, mutations, pe"),
     (("pe", "--lanes", "0"), "--lanes must be 1 or more, not 0"),
 ])
 def test_bad_requests(arguments, message):

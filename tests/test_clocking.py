@@ -1,13 +1,16 @@
 # amaranth: UnusedElaboratable=no
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from amaranth import ClockDomain, DomainRenamer, Module, Signal
+from amaranth import ClockDomain, Const, DomainRenamer, Module, Signal
+from amaranth.hdl import IOPort
 from amaranth.lib import io, wiring
 from amaranth.sim import Simulator
 
@@ -59,6 +62,36 @@ def test_ecp5_settings_are_ecppll_s(source, target):
     assert pll.output == value["clkout0 divisor"]
     assert pll.feedback / pll.reference == pytest.approx(
         value["Feedback divisor"] / value["Refclk divisor"])
+
+
+def settings(text):
+    """Parameters and constant inputs of the PLL in Verilog: name, value."""
+    found = re.findall(r"\.(\w+)\((?:\d+'b([01]+)|(\d+)|\"(\w+)\")\)", text)
+    return {name: int(binary, 2) if binary else int(number) if number else word
+            for name, binary, number, word in found}
+
+
+@pytest.mark.parametrize(("name", "source", "target"), [
+    ("icebreaker", 12, 36), ("icestick", 12, 48), ("icebreaker", 25, 33), ("icestick", 48, 36),
+    ("icebreaker", 100, 70), ("ulx3s_85f", 25, 100), ("ulx3s_85f", 25, 66.6),
+    ("ulx3s_85f", 100, 120), ("ulx3s_85f", 25, 400)])
+def test_all_settings_of_the_pll_are_those_of_icepll_and_ecppll(name, source, target, tmp_path):
+    """Parameters and constant inputs; all but the phase, on which nothing here depends."""
+    board = boards.load(name)
+    board = dataclasses.replace(board, clock=dataclasses.replace(board.clock, input_mhz=source))
+    program = "icepll" if board.family == "ice40" else "ecppll"
+    tool(program, "-i", str(source), "-o", str(target), *["-m"] * (program == "icepll"),
+         "-f", "pll.v", cwd=tmp_path)
+    pin = io.SingleEndedPort(IOPort(1, name="pin"), direction="i")
+    platform = SimpleNamespace(request=lambda *_, **__: pin)
+    pll = ClockReset(board, target).elaborate(platform).submodules.pll
+    ports = {port: value.value for port, (value, _) in pll.ports.items()
+             if isinstance(value, Const)}
+    expected = settings((tmp_path / "pll.v").read_text())
+    expected.pop("CLKOP_CPHASE", None)
+    assert len(expected) >= 7
+    assert {key: value for key, value in (pll.parameters | ports).items()
+            if key in expected} == expected
 
 
 @pytest.mark.parametrize("target", [16, 30, 36.4, 100, 275])
@@ -186,3 +219,60 @@ def test_the_reset_is_long_enough_on_every_board():
         clocking = ClockReset(board, board.clock.default_mhz)
         timer = StartupTimer(round(STARTUP_SECONDS * clocking.clock_mhz * 1e6))
         assert (1 << timer.bits) / (clocking.clock_mhz * 1e6) >= 14.9e-6
+
+
+class Started(wiring.Component):
+    """Counts cycles of ``sync`` since its reset, behind a PLL that locks when a test says so."""
+
+    count: Signal
+
+    def __init__(self, board, clock_mhz):
+        self.pin = io.SimulationPort("i", 1)
+        self.locked = Signal()
+        self.clocking = ClockReset(board, clock_mhz)
+        self.clocking._ice40 = self._pll
+        super().__init__({"count": wiring.Out(16)})
+
+    def _pll(self, m, pin, clock, locked):
+        m.d.comb += [clock.eq(pin.i), locked.eq(self.locked)]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = ClockDomain()
+        m.submodules.clocking = self.clocking.elaborate(self)
+        m.d.sync += self.count.eq(self.count + 1)
+        return m
+
+    def request(self, name, dir):
+        assert (name, dir) == (self.clocking.board.clock.resource, "-")
+        return self.pin
+
+
+def test_the_reset_is_held_until_the_pll_has_locked_and_the_memories_have_started():
+    dut = Started(boards.load("icebreaker"), 36.0)
+    least = math.ceil(STARTUP_SECONDS * 36e6)
+
+    async def bench(ctx):
+        async def cycle():
+            for level in (1, 0):
+                ctx.set(dut.pin.i, level)
+                await ctx.delay(PERIOD / 2)
+
+        for _ in range(3 * least):
+            await cycle()
+            assert ctx.get(dut.count) == 0
+        ctx.set(dut.locked, 1)
+        for _ in range(least):
+            await cycle()
+            assert ctx.get(dut.count) == 0
+        for _ in range(least + 10):
+            await cycle()
+        started = ctx.get(dut.count)
+        assert started > 0
+        for n in range(1, 9):
+            await cycle()
+            assert ctx.get(dut.count) == started + n
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()

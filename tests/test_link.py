@@ -257,12 +257,32 @@ def test_a_damaged_request_is_never_answered_with_a_result(frame):
     rig.run(bench)
 
 
+def test_every_bit_of_the_checksum_counts():
+    """Two bytes of damage at the end can leave any remainder, of a single bit too."""
+    frame = FRAMES[2]
+    rig = Rig(frame)
+    image, = images(frame, 1)
+    good = frame.request(image)
+    remainders = {int.from_bytes(checksum(damage.to_bytes(2, "big")), "little"): damage
+                  for damage in range(1 << 16)}
+    damages = [remainders[1 << bit] for bit in range(16)]
+
+    async def bench(ctx):
+        for damage in damages:
+            await rig.send(ctx, good[:-2] + bytes(
+                a ^ b for a, b in zip(good[-2:], damage.to_bytes(2, "big"), strict=True)))
+            assert await rig.expect(ctx, 1) == bytes([Status.BAD_CHECKSUM])
+
+    rig.run(bench)
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_a_request_that_breaks_off_is_given_up(frame):
     rig = Rig(frame, stall=0.3, seed=4)
     image, = images(frame, 1)
     good = frame.request(image)
     late = bytes([Status.TIMEOUT])
+    width = (frame.request_size - 4) // frame.size
 
     async def bench(ctx):
         for length in range(1, len(good)):
@@ -270,6 +290,9 @@ def test_a_request_that_breaks_off_is_given_up(frame):
             answer = await rig.expect(ctx, 1, deadline=2000)
             # Before the command there is nothing to answer.
             assert answer == (late if length > 1 else b"")
+            if length > 1:  # what is missing of the image becomes zeros
+                there = image[:(length - 2) // width]
+                assert rig.images[-1] == there + [0] * (frame.size - len(there))
             await rig.send(ctx, good)
             assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
 

@@ -1,8 +1,10 @@
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from amaranth.lib import io, wiring
 from amaranth.sim import Simulator
 
 from flightrtl import boards, golden
@@ -127,6 +129,50 @@ def test_the_fastest_line_that_is_allowed_loses_no_byte():
             assert frame.parse(await receive(frame.answer_size))[1] == expected
 
     converse(dut, bench)
+
+
+class Pins(wiring.Component):
+    """A design on a board whose pins belong to the test."""
+
+    def __init__(self, top):
+        self.top = top
+        self.uart = SimpleNamespace(rx=io.SimulationPort("i", 1), tx=io.SimulationPort("o", 1))
+        self.leds = [io.SimulationPort("o", 1) for _ in top.board.leds]
+        super().__init__({})
+
+    def request(self, name, number, dir):
+        return self.uart if name == self.top.board.uart.resource else self.leds[number]
+
+    def elaborate(self, platform):
+        return self.top.elaborate(self)
+
+
+def test_the_leds_show_the_class_of_the_last_image():
+    model = small_model(1, activation_bits=8)
+    images = random_images(np.random.default_rng(1), model, 40)
+    winners = golden.run(model, images).argmax(axis=1)
+    # A class whose bits are those of another one from the other side.
+    number = winners.tolist().index(1)
+    board = boards.load("icebreaker")
+    three = tuple(replace(board.leds[0], number=number) for number in range(3))
+    board = replace(board, leds=three, uart=replace(board.uart, baud=FAST))
+    dut = Pins(Top(model, plan(model, board), board))
+    frame, cycles = Frame.of(model), dut.top.system.divisor
+
+    async def bench(ctx):
+        ctx.set(dut.uart.rx.i, 1)
+        await ctx.tick().repeat(20)
+        for byte in frame.request(images[number]):
+            await send_bits(ctx, dut.uart.rx.i, bits_of(byte), cycles)
+        answer = bytes([await receive_byte(ctx, dut.uart.tx.o, cycles)
+                        for _ in range(frame.answer_size)])
+        assert frame.parse(answer)[0] == 1
+        assert [ctx.get(led.o) for led in dut.leds] == [1, 0, 0]
+
+    simulator = Simulator(dut)
+    simulator.add_clock(PERIOD)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 @pytest.mark.parametrize("name", boards.names())
