@@ -19,7 +19,7 @@ def main() -> int | None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m benchmarks NAME [options]\n\nbenchmarks:")
         for name, benchmark in BENCHMARKS.items():
-            print(f"  {name:12}{(benchmark.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:14}{(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
     if arguments[0] not in BENCHMARKS:
         raise UserError(f"there is no benchmark {arguments[0]!r}; there is "
