@@ -20,12 +20,13 @@ from flightrtl import golden
 from flightrtl.formats import ActivationFormat, IntArray, TermFormat
 from flightrtl.gateware import FoldedLayer, Folding, Network
 from flightrtl.gateware.engine import LayerEngine
+from flightrtl.gateware.link import Frame
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
 from tests.models import extreme_maps, random_layer, random_map
 from tests.streams import Pauses
 
-__all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "networks",
-           "paddings", "pools", "seeds", "stalls", "strides", "term_formats", "windows"]
+__all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "frames",
+           "networks", "paddings", "pools", "seeds", "stalls", "strides", "term_formats", "windows"]
 
 _KINDS = ("convolution", "max_pool", "sum_pool", "dense")
 _CYCLES = 1500
@@ -68,6 +69,13 @@ def stalls(*names: str) -> st.SearchStrategy[dict[str, float | Pauses]]:
     """For each stream by itself: no stalls, single ones, or long pauses between long runs."""
     return st.fixed_dictionaries({
         name: st.sampled_from([0.0, 0.1, 0.5, 0.75, Pauses(0.4, 12)]) for name in names})
+
+
+def frames() -> st.SearchStrategy[Frame]:
+    """Requests and answers of a network of any size; logits are signed."""
+    return st.builds(Frame, activation_formats(), st.integers(1, 12),
+                     st.builds(ActivationFormat, st.integers(1, 16), st.just(True)),
+                     st.integers(1, 12))
 
 
 @st.composite

@@ -21,10 +21,13 @@ from flightrtl.gateware import (
     StreamBuffer,
 )
 from flightrtl.gateware.argmax import Argmax
+from flightrtl.gateware.link import Status
 from flightrtl.gateware.pool import MaxPooling, SumPooling
+from flightrtl.gateware.uart import MAX_BAUD_ERROR
 from tests.strategies import (
     activation_formats,
     engines,
+    frames,
     pools,
     seeds,
     stalls,
@@ -34,8 +37,11 @@ from tests.strategies import (
 from tests.streams import run_streams
 from tests.test_argmax import simulate as simulate_argmax
 from tests.test_array import simulate as simulate_array
+from tests.test_link import Rig
+from tests.test_link import images as link_images
 from tests.test_pe import operands, transfers
 from tests.test_pool import simulate as simulate_pool
+from tests.test_uart import bits_of, receive
 from tests.test_window import simulate as simulate_window
 
 
@@ -134,3 +140,32 @@ def test_engine(case, stall):
     run = run_streams(engine, {"i": maps.ravel().tolist()}, {"o": expected.size}, seed=case.seed,
                       stall=stall, timeout=400_000)
     np.testing.assert_array_equal(np.reshape(run["o"], expected.shape), expected)
+
+
+@given(cycles=st.integers(8, 40), error=st.floats(-MAX_BAUD_ERROR, MAX_BAUD_ERROR),
+       data=st.lists(st.tuples(st.integers(0, 255), st.integers(0, 3)), min_size=1, max_size=8))
+def test_receiver(cycles, error, data):
+    """Bytes with idle bits between them, from a host whose clock is off."""
+    bits = [bit for byte, idle in data for bit in [*bits_of(byte), *[1] * idle]]
+    assert receive(cycles, bits, len(data), host=1 + error) == ([byte for byte, _ in data], [])
+
+
+@given(frame=frames(), requests=st.lists(st.booleans(), min_size=1, max_size=4), seed=seeds(),
+       stall=st.sampled_from([0.0, 0.5]))
+def test_link(frame, requests, seed, stall):
+    """Requests, some of them with a bit that is wrong: results for the good ones alone."""
+    rig = Rig(frame, seed=seed, stall=stall)
+    rng = np.random.default_rng(seed)
+    inputs = link_images(frame, len(requests), seed)
+
+    async def bench(ctx):
+        for image, good in zip(inputs, requests, strict=True):
+            request = bytearray(frame.request(image))
+            if not good:
+                bit = int(rng.integers(16, 8 * len(request)))
+                request[bit // 8] ^= 1 << bit % 8
+            await rig.send(ctx, request)
+            answer = await rig.expect(ctx, frame.answer_size if good else 1)
+            assert answer == (rig.answer(image) if good else bytes([Status.BAD_CHECKSUM]))
+
+    rig.run(bench)
