@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """The test benches themselves: a broken component must not get past them."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from amaranth import Module, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tests.streams import run_streams
+from tests.streams import Pauses, run_streams
 
 
 class Register(wiring.Component):
@@ -65,6 +66,17 @@ def test_catches(fault, message):
                     timeout=1000)
 
 
-def test_refuses_a_stall_that_never_ends():
+def test_pauses_last():
+    """As long as they say, on the whole as often; by chance alone they would take 1.7 cycles."""
+    count = 2000
+    run = run_streams(Register(), {"i": [0] * count}, {"o": count}, seed=5,
+                      stall={"i": Pauses(0.4, 12)})
+    pauses = [b - a - 1 for a, b in pairwise(run.cycles["i"]) if b - a > 1]
+    assert 9 < sum(pauses) / len(pauses) < 15
+    assert 0.3 < sum(pauses) / run.cycles["i"][-1] < 0.5
+
+
+@pytest.mark.parametrize("stall", [1, Pauses(1, 3)])
+def test_refuses_a_stall_that_never_ends(stall):
     with pytest.raises(ValueError, match="stall must be 0 to below 1, not 1"):
-        run_streams(Register(), {"i": [1]}, {"o": 1}, stall=1)
+        run_streams(Register(), {"i": [1]}, {"o": 1}, stall=stall)
