@@ -368,7 +368,7 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     text = convert(fragment, ports=ports)
     ties = [command for name, (signal, path) in internals.items() for command in (
         f"select -assert-count 1 w:spec.{path} s:{len(signal)} %i", "select -clear",
-        f"delete -input w:{name}", f"connect -set {name} spec.{path}")]
+        f"delete -input w:{name}", f"connect -nounset -set {name} spec.{path}")]
     checks = [line for source, target in getattr(spec, "forbidden_paths", []) for line in (
         f"select -assert-count 1 w:spec.{source}", f"select -assert-count 1 w:spec.{target}",
         f"select -assert-none w:spec.{target} %a %cie* w:spec.{source} %a %i", "select -clear")]
@@ -381,7 +381,10 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     (where / "top.sby").write_text("\n".join([
         "[options]", f"mode {mode}", f"depth {depth}", f"timeout {timeout}", "[engines]",
         f"smtbmc {'--nomem ' if memory == 'registers' else ''}{solver}", "[script]",
-        "read_rtlil top.il", "prep -flatten -top top", "cd top", *checks, *ties, "cd ..",
+        # Before `prep`, which forgets the names of signals that it can do without.
+        "read_rtlil top.il", "hierarchy -top top", "proc", "flatten", "cd top", *ties, "cd ..",
+        # A ROM is logic: to an induction, the words of a memory could be any.
+        "prep -top top", "memory_map -rom-only", "cd top", *checks, "cd ..",
         "[files]", "top.il", ""]), encoding="utf-8")
     # SymbiYosys starts the others by name, in a shell.
     environment = os.environ | {
