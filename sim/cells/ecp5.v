@@ -1,10 +1,10 @@
 // Block RAM of ECP5 for simulation; Yosys has only the outline of it (ecp5/cells_sim.v).
 //
-// Written from what Lattice documents in FPGA-TN-02204, "ECP5 and ECP5-5G Memory User Guide" (before:
-// TN1264), and from how Yosys uses the cell (share/lattice/brams_16kd.txt and brams_map_16kd.v):
+// Written from what Lattice documents in FPGA-TN-02204, "ECP5 and ECP5-5G Memory User Guide", and
+// from how Yosys uses the cell (share/lattice/brams_16kd.txt and brams_map_16kd.v):
 //
-// * 2048 bytes of 9 bits. Port widths 1, 2, 4 (which leave the ninth bit alone), 9, 18, and 36: data
-//   is at the low end of DI and DO, and the address starts at bit 0, 1, 2, 3, 4, 5 of AD.
+// * 2048 bytes of 9 bits. Port widths 1, 2, 4 (which leave the ninth bit alone), 9, 18, and 36:
+//   data is at the low end of DI and DO, and the address starts at bit 0, 1, 2, 3, 4, 5 of AD.
 // * The low bits of the address enable single bytes of a write of 18 (AD1:0) or 36 (AD3:0).
 // * INITVAL_xx holds sixteen 18-bit words, each in the low part of 20 bits, lowest address lowest.
 // * Width 36 writes through port A (DIB is the upper half) and reads through port B (DOA is the
@@ -12,7 +12,8 @@
 // * CE enables reads and writes, CS selects the port where it equals CSDECODE. A write (WE) leaves
 //   the output as it is (NORMAL), shows the new data (WRITETHROUGH) or the old (READBEFOREWRITE).
 // * RST clears the output, at the clock edge (SYNC; that also holds off writes) or at once (ASYNC).
-//   It takes no part in the content. OUTREG puts one more register behind the output, enabled by OCE.
+//   It takes no part in the content. OUTREG puts one more register behind the output,
+//   enabled by OCE.
 //
 // Where one port writes what the other reads in the same cycle the hardware's result is undefined;
 // here it is the old content. Inversions other than those of the clocks are not modelled: Yosys
@@ -21,26 +22,26 @@
 `timescale 1ps / 1ps
 
 module DP16KD(
-    input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10,
-        DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2,
-        DIA1, DIA0,
-    input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6,
-        ADA5, ADA4, ADA3, ADA2, ADA1, ADA0,
+    input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11,
+        DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4,
+        DIA3, DIA2, DIA1, DIA0,
+    input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7,
+        ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0,
     input CEA, OCEA, CLKA, WEA, RSTA,
     input CSA2, CSA1, CSA0,
-    output DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10,
-        DOA9, DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2,
-        DOA1, DOA0,
-    input DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10,
-        DIB9, DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2,
-        DIB1, DIB0,
-    input ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6,
-        ADB5, ADB4, ADB3, ADB2, ADB1, ADB0,
+    output DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11,
+        DOA10, DOA9, DOA8, DOA7, DOA6, DOA5, DOA4,
+        DOA3, DOA2, DOA1, DOA0,
+    input DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11,
+        DIB10, DIB9, DIB8, DIB7, DIB6, DIB5, DIB4,
+        DIB3, DIB2, DIB1, DIB0,
+    input ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7,
+        ADB6, ADB5, ADB4, ADB3, ADB2, ADB1, ADB0,
     input CEB, OCEB, CLKB, WEB, RSTB,
     input CSB2, CSB1, CSB0,
-    output DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10,
-        DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2,
-        DOB1, DOB0
+    output DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11,
+        DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4,
+        DOB3, DOB2, DOB1, DOB0
 );
     parameter DATA_WIDTH_A = 18;
     parameter DATA_WIDTH_B = 18;
@@ -121,14 +122,16 @@ module DP16KD(
     parameter [319:0] INITVAL_3F = 320'd0;
 
     localparam [64*320-1:0] INIT = {
-        INITVAL_3F, INITVAL_3E, INITVAL_3D, INITVAL_3C, INITVAL_3B, INITVAL_3A, INITVAL_39, INITVAL_38,
-        INITVAL_37, INITVAL_36, INITVAL_35, INITVAL_34, INITVAL_33, INITVAL_32, INITVAL_31, INITVAL_30,
-        INITVAL_2F, INITVAL_2E, INITVAL_2D, INITVAL_2C, INITVAL_2B, INITVAL_2A, INITVAL_29, INITVAL_28,
-        INITVAL_27, INITVAL_26, INITVAL_25, INITVAL_24, INITVAL_23, INITVAL_22, INITVAL_21, INITVAL_20,
-        INITVAL_1F, INITVAL_1E, INITVAL_1D, INITVAL_1C, INITVAL_1B, INITVAL_1A, INITVAL_19, INITVAL_18,
-        INITVAL_17, INITVAL_16, INITVAL_15, INITVAL_14, INITVAL_13, INITVAL_12, INITVAL_11, INITVAL_10,
-        INITVAL_0F, INITVAL_0E, INITVAL_0D, INITVAL_0C, INITVAL_0B, INITVAL_0A, INITVAL_09, INITVAL_08,
-        INITVAL_07, INITVAL_06, INITVAL_05, INITVAL_04, INITVAL_03, INITVAL_02, INITVAL_01, INITVAL_00};
+        INITVAL_3F, INITVAL_3E, INITVAL_3D, INITVAL_3C, INITVAL_3B, INITVAL_3A, INITVAL_39,
+        INITVAL_38, INITVAL_37, INITVAL_36, INITVAL_35, INITVAL_34, INITVAL_33, INITVAL_32,
+        INITVAL_31, INITVAL_30, INITVAL_2F, INITVAL_2E, INITVAL_2D, INITVAL_2C, INITVAL_2B,
+        INITVAL_2A, INITVAL_29, INITVAL_28, INITVAL_27, INITVAL_26, INITVAL_25, INITVAL_24,
+        INITVAL_23, INITVAL_22, INITVAL_21, INITVAL_20, INITVAL_1F, INITVAL_1E, INITVAL_1D,
+        INITVAL_1C, INITVAL_1B, INITVAL_1A, INITVAL_19, INITVAL_18, INITVAL_17, INITVAL_16,
+        INITVAL_15, INITVAL_14, INITVAL_13, INITVAL_12, INITVAL_11, INITVAL_10, INITVAL_0F,
+        INITVAL_0E, INITVAL_0D, INITVAL_0C, INITVAL_0B, INITVAL_0A, INITVAL_09, INITVAL_08,
+        INITVAL_07, INITVAL_06, INITVAL_05, INITVAL_04, INITVAL_03, INITVAL_02, INITVAL_01,
+        INITVAL_00};
 
     reg [8:0] bytes [0:2047];
     integer n;
@@ -138,25 +141,25 @@ module DP16KD(
             bytes[2*n + 1] = INIT[20*n + 9 +: 9];
         end
 
-    wire [35:0] dia = {DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10,
-        DIB9, DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2,
-        DIB1, DIB0,
-        DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10,
-        DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2,
-        DIA1, DIA0};
+    wire [35:0] dia = {DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11,
+        DIB10, DIB9, DIB8, DIB7, DIB6, DIB5, DIB4,
+        DIB3, DIB2, DIB1, DIB0,
+        DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11,
+        DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4,
+        DIA3, DIA2, DIA1, DIA0};
     wire [35:0] dib = dia[35:18];
-    wire [13:0] ada = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6,
-        ADA5, ADA4, ADA3, ADA2, ADA1, ADA0};
-    wire [13:0] adb = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6,
-        ADB5, ADB4, ADB3, ADB2, ADB1, ADB0};
+    wire [13:0] ada = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7,
+        ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0};
+    wire [13:0] adb = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7,
+        ADB6, ADB5, ADB4, ADB3, ADB2, ADB1, ADB0};
     wire [35:0] doa, dob;
-    assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10,
-        DOA9, DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2,
-        DOA1, DOA0} =
+    assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11,
+        DOA10, DOA9, DOA8, DOA7, DOA6, DOA5, DOA4,
+        DOA3, DOA2, DOA1, DOA0} =
         (DATA_WIDTH_B == 36) ? dob[17:0] : doa[17:0];
-    assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10,
-        DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2,
-        DOB1, DOB0} =
+    assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11,
+        DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4,
+        DOB3, DOB2, DOB1, DOB0} =
         (DATA_WIDTH_B == 36) ? dob[35:18] : dob[17:0];
 
     // The word of `width` bits at an address.
