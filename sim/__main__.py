@@ -11,16 +11,17 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flightrtl.errors import UserError, run_cli
 
 if TYPE_CHECKING:
     from flightrtl.progress import Progress
 
-    from .engine import Watch
+    from .compare import Comparison
+    from .engine import Engine, Watch
 
 __all__ = ["main"]
 
@@ -54,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="number of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="N",
                         help="draw the images at random (default: the first ones)")
-    parser.add_argument("--engine", choices=_ENGINES, default="python",
-                        help="simulator (default: %(default)s, Amaranth's)")
+    parser.add_argument("--engine", choices=_ENGINES,
+                        help="simulator: Amaranth's own, or compiled code (default: cxxrtl where "
+                             "there is a C++ compiler)")
     parser.add_argument("--level", choices=_LEVELS, default="rtl",
                         help="what is simulated (default: %(default)s)")
     parser.add_argument("--board", default="ice40", metavar="NAME|FILE",
@@ -68,10 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     options = _parser().parse_args(arguments)
-    if options.engine != "python" or options.level != "rtl":
+    if options.level != "rtl":
         raise UserError(
-            f"--engine {options.engine} --level {options.level}: this version simulates the "
-            "gateware's source with Amaranth's simulator only: --engine python --level rtl")
+            f"--level {options.level}: this version simulates the gateware's source only: "
+            "--level rtl")
     if options.seed is not None and options.seed < 0:
         raise UserError(f"--seed must be 0 or more, not {options.seed}")
 
@@ -79,7 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from flightrtl import boards, modelfile, planner
     from flightrtl.progress import Progress
 
-    from .amaranth_engine import simulate
     from .compare import compare
     from .images import choose
 
@@ -88,31 +89,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images, labels = choose(model, options.images, dataset=options.dataset, folder=options.data,
                             seed=options.seed)
     plan = planner.plan(model, board)
+    progress = Progress()
+    name, engine = _engine(options.engine, progress)
+    recorded = _recorded(model.provenance, options)
     expected = plan.latency_cycles + (len(images) - 1) * plan.cycles_per_inference
 
-    progress = Progress()
-    progress.step(f"simulating {model.name} for {board.name}, {len(images)} images, about "
+    progress.step(f"simulating {model.name} for {board.name}, {len(images):,} images, about "
                   f"{expected:,} cycles")
-    result = compare(simulate, model, plan, images, labels,
+    result = compare(engine, model, plan, images, labels,
                      watch=_watch(progress, len(images), expected))
     progress.done(f"{result.trace.cycles:,} cycles, {result.trace.cycles_per_second:,.0f} a "
                   "second")
 
     if options.json:
-        print(json.dumps(result.as_json() | {"model": model.name, "board": board.name,
-                                             "engine": options.engine, "level": options.level},
-                         indent=2))
+        print(json.dumps(result.as_json() | {
+            "planned_cycles_per_inference": plan.cycles_per_inference,
+            "recorded_top1": recorded, "model": model.name, "board": board.name, "engine": name,
+            "level": options.level}, indent=2))
     else:
-        interval = result.trace.cycles_per_inference
-        print(f"images                {result.images}")
-        print(f"top-1                 {result.correct / result.images:.2%} "
-              f"({result.correct} correct)")
-        print(f"mismatches            {result.mismatches} of {result.expected.size} logits and "
-              f"{result.images} winners")
-        print("cycles per inference  "
-              + (f"{interval:,}" if interval is not None else "unknown: takes two images or more")
-              + f" (planned: {plan.cycles_per_inference:,})")
-        print(f"latency in cycles     {result.trace.latency_cycles:,}")
+        _print(result, plan.cycles_per_inference, plan.latency_cycles, recorded)
     if result.mismatches:
         for text in itertools.islice(result.differences(), _SHOWN):
             print(f"error: {text}", file=sys.stderr)
@@ -122,15 +117,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _engine(wanted: str | None, progress: Progress) -> tuple[str, Engine]:
+    """The engine, and its name."""
+    from . import compiler
+    from .amaranth_engine import simulate
+    from .cxxrtl_engine import CxxrtlEngine
+
+    if wanted is None:
+        wanted = "cxxrtl"
+        if compiler.search() is None:
+            progress.note("note: there is no C++ compiler, so Amaranth's own simulator is used, "
+                          f"which is slow. What helps: {compiler.INSTALL}")
+            wanted = "python"
+    if wanted == "python":
+        return wanted, simulate
+    compiler.find()  # rather than find it missing after the images were loaded
+    return wanted, CxxrtlEngine(progress=progress)
+
+
+def _recorded(provenance: Mapping[str, Any], options: argparse.Namespace) -> float | None:
+    """Accuracy that the model's file states, if it is that of the images that are simulated."""
+    same = (options.dataset == provenance.get("dataset") and provenance.get("split") == "test"
+            and options.images == provenance.get("images"))
+    top1 = provenance.get("top1")
+    return top1 if same and isinstance(top1, float) else None
+
+
+def _print(result: Comparison, interval: int, latency: int, recorded: float | None) -> None:
+    """The table for people; ``interval`` and ``latency`` are the planner's."""
+    trace = result.trace
+    measured = "unknown: takes two images or more"
+    if trace.cycles_per_inference is not None:
+        measured = f"{trace.cycles_per_inference:,}"
+        if not trace.steady:
+            measured += f" (varies from {trace.intervals.min():,} to {trace.intervals.max():,})"
+    print(f"images                {result.images:,}")
+    print(f"top-1                 {result.correct / result.images:.2%} "
+          f"({result.correct:,} correct)"
+          + (f"; recorded: {recorded:.2%}" if recorded is not None else ""))
+    print(f"mismatches            {result.mismatches:,} of {result.expected.size:,} logits and "
+          f"{result.images:,} winners")
+    print(f"cycles per inference  {measured} (planned: {interval:,})")
+    print(f"latency in cycles     {trace.latency_cycles:,} (planned: {latency:,})")
+    print(f"simulation            {trace.cycles:,} cycles in {trace.seconds:.1f} s: "
+          f"{trace.cycles_per_second:,.0f} cycles/s, {result.images / trace.seconds:,.1f} "
+          f"images/s on {trace.cores} core{'s' if trace.cores > 1 else ''}; "
+          f"{trace.build_seconds:.1f} s to build it")
+
+
 def _watch(progress: Progress, images: int, expected: int) -> Watch:
     """Turns the state of a simulation into a line of progress."""
     start = time.monotonic()
 
     def watch(cycles: int, finished: int) -> None:
+        nonlocal start
+        if not cycles:
+            start = time.monotonic()
+            return
         seconds = max(time.monotonic() - start, 1e-3)
         left = max(expected - cycles, 0) * seconds / cycles
-        progress.update(f"image {min(finished + 1, images)} of {images}, "
-                        f"{cycles / seconds:,.0f} cycles/s, about {left:,.0f} s to go")
+        progress.update(f"image {min(finished + 1, images):,} of {images:,}, "
+                        f"{cycles / seconds:,.0f} cycles/s, {finished / seconds:,.1f} images/s, "
+                        f"about {left:,.0f} s to go")
 
     return watch
 

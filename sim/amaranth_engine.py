@@ -103,10 +103,13 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
         return {name: _words(kept[name], len(Value.cast(tap.payload)))
                 for name, tap in taps.items()}
 
+    before = time.perf_counter()
     simulator = Simulator(network)
     simulator.add_clock(period)
     simulator.add_testbench(bench)
     start = time.perf_counter()
+    if watch is not None:
+        watch(0, 0)
     with simulator.write_vcd(waveform) if waveform is not None else nullcontext():
         if values:
             simulator.run()
@@ -114,7 +117,7 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
         logits=np.array(logits, np.int64).reshape(-1, classes),
         winners=np.array(winners, np.int64), started=np.array(started, np.int64),
         finished=np.array(finished, np.int64), cycles=cycle, seconds=time.perf_counter() - start,
-        observed=observed())
+        build_seconds=start - before, observed=observed())
 
 
 def _words(values: list[int], width: int) -> NDArray[np.uint64]:

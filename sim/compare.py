@@ -71,9 +71,13 @@ class Comparison:
             "top1": self.correct / self.images,
             "mismatches": self.mismatches,
             "cycles_per_inference": self.trace.cycles_per_inference,
+            "steady": self.trace.steady,
             "latency_cycles": self.trace.latency_cycles,
             "simulated_cycles": self.trace.cycles,
             "simulated_cycles_per_second": round(self.trace.cycles_per_second, 1),
+            "simulation_seconds": round(self.trace.seconds, 3),
+            "build_seconds": round(self.trace.build_seconds, 3),
+            "cores": self.trace.cores,
         }
 
 

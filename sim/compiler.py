@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,12 @@ from flightrtl.errors import BuildError, UserError
 from flightrtl.files import atomic_path, atomic_write
 from flightrtl.progress import Progress
 
-__all__ = ["Compiler", "cache_folder", "cached_library", "find", "library", "search"]
+__all__ = ["INSTALL", "Compiler", "cache_folder", "cached_library", "find", "key", "library",
+           "search"]
 
 INSTALL = ("install one (on Debian: apt install g++), or pip install ziglang, "
            "or name yours with the environment variable CXX")
+"""How to get a compiler, in words."""
 
 _NAMES = ("g++", "c++", "clang++")
 _KEPT = 200
@@ -207,8 +209,3 @@ def _prune(folder: Path) -> None:
     for path in sorted(folder.glob("*.so"), key=used)[:-_KEPT]:
         for each in (path.with_suffix(".json"), path):
             each.unlink(missing_ok=True)
-
-
-def describe(compiler: Compiler | None) -> Mapping[str, str]:
-    """What results say of the compiler."""
-    return {} if compiler is None else {"c++": compiler.version}

@@ -22,12 +22,16 @@ Streams = Mapping[str, NDArray[Any]]
 bits, least significant word first."""
 
 Watch = Callable[[int, int], None]
-"""Called now and then with the cycles simulated and the images finished so far."""
+"""Called with the cycles simulated and the images finished so far: once before the first cycle,
+then now and then."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
     """What came out of a network that was fed images without a gap, and when.
+
+    An engine may split the images into parts and simulate each by itself. Every part then starts
+    with an empty pipeline, and has its own count of cycles.
 
     Parameters
     ----------
@@ -35,11 +39,18 @@ class Trace:
     winners : array of int64, (images,)
         The class that the network names with the last logit of each image.
     started, finished : arrays of int64, (images,)
-        Clock cycle in which the first value of each image was taken, and the last logit given.
+        Clock cycle of the part in which the first value of each image was taken, and the last
+        logit given.
     cycles : int
-        Cycles simulated.
+        Cycles simulated, of all parts together.
     seconds : float
         Time that took, building the simulation not counted.
+    first : array of int64, (parts,)
+        The image that each part begins with.
+    build_seconds : float
+        Time that it took to build the simulation; short if that was done before.
+    cores : int
+        Threads that simulated at the same time.
     observed : mapping of str to array
         Payloads of those ports that were to be observed.
     """
@@ -50,12 +61,15 @@ class Trace:
     finished: IntArray
     cycles: int
     seconds: float
+    first: IntArray = field(default_factory=lambda: np.zeros(1, np.int64))
+    build_seconds: float = 0.0
+    cores: int = 1
     observed: Streams = field(default_factory=dict)
 
     @property
     def intervals(self) -> IntArray:
-        """Cycles from each image's last logit to that of the next."""
-        return np.diff(self.finished)
+        """Cycles from each image's last logit to that of the next, within each part."""
+        return np.delete(np.diff(self.finished), self.first[1:] - 1)
 
     @property
     def cycles_per_inference(self) -> int | None:
@@ -66,8 +80,13 @@ class Trace:
         return int(self.intervals[-1]) if len(self.intervals) else None
 
     @property
+    def steady(self) -> bool:
+        """Whether all :attr:`intervals` are the same."""
+        return len(np.unique(self.intervals)) <= 1
+
+    @property
     def latency_cycles(self) -> int:
-        """From the first value of an image to its last logit, in a pipeline that was empty."""
+        """From the first value of the first image to its last logit: the pipeline was empty."""
         return int(self.finished[0] - self.started[0])
 
     @property
