@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import IO, Any
 
 import numpy as np
-from amaranth import Value
+from amaranth import Const, Value
 from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
@@ -50,6 +51,9 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
     taps = {name: getattr(network, name) for name in observe}
     kept: dict[str, list[int]] = {name: [] for name in taps}
     offering: set[str] = set()
+    flags = network.flags if isinstance(network, Observed) else Const(0)
+    seen: Counter[int] = Counter()
+    counts: list[IntArray] = []
     members = [value for tap in taps.values()
                for value in (tap.valid, tap.ready, Value.cast(tap.payload).as_unsigned())]
 
@@ -62,8 +66,9 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
         ctx.set(i.payload, values[0])
         ctx.set(i.valid, 1)
         while len(finished) < len(images):
-            _, _, taken, given, payload, *tapped = await ctx.tick().sample(
-                i.ready, o.valid, o.payload, *members)
+            _, _, taken, given, payload, now, *tapped = await ctx.tick().sample(
+                i.ready, o.valid, o.payload, flags, *members)
+            seen[now] += 1
             for n, name in enumerate(taps):
                 valid, ready, value = tapped[3 * n:3 * n + 3]
                 if valid and ready:
@@ -87,6 +92,9 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
                 if payload.last:
                     winners.append(payload.winner)
                     finished.append(cycle)
+                    if isinstance(network, Observed):
+                        counts.append(network.tally(seen))
+                        seen.clear()
                 if payload.last != (len(logits) % classes == 0):
                     raise BuildError(f"cycle {cycle}: logit {len(logits) - 1} has last = "
                                      f"{payload.last}, but an image has {classes} logits")
@@ -117,7 +125,9 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
         logits=np.array(logits, np.int64).reshape(-1, classes),
         winners=np.array(winners, np.int64), started=np.array(started, np.int64),
         finished=np.array(finished, np.int64), cycles=cycle, seconds=time.perf_counter() - start,
-        build_seconds=start - before, observed=observed())
+        build_seconds=start - before, observed=observed(),
+        # The first image takes more than an interval.
+        counts=np.array(counts[1:]) if len(counts) > 1 else None)
 
 
 def _words(values: list[int], width: int) -> NDArray[np.uint64]:

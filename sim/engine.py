@@ -53,6 +53,9 @@ class Trace:
         Threads that simulated at the same time.
     observed : mapping of str to array
         Payloads of those ports that were to be observed.
+    counts : array of int64, (intervals, places, COUNTED), optional
+        Of an :class:`~sim.observed.Observed`: how often what happened at each of its ``places``,
+        from each image's last logit to that of the next; not necessarily of all images.
     """
 
     logits: IntArray
@@ -65,6 +68,7 @@ class Trace:
     build_seconds: float = 0.0
     cores: int = 1
     observed: Streams = field(default_factory=dict)
+    counts: IntArray | None = None
 
     @property
     def intervals(self) -> IntArray:
@@ -132,8 +136,7 @@ class Engine(Protocol):
     watch : callable, optional
         Progress.
     observe : collection of str
-        Ports of an :class:`~sim.observed.Observed` whose payloads to keep: ``"counts"`` or one of
-        its ``streams``.
+        Ports of an :class:`~sim.observed.Observed` whose payloads to keep: its ``streams``.
 
     Raises
     ------

@@ -13,9 +13,14 @@ from flightrtl.formats import IntArray
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.report import table
 
+from .engine import Stuck
 from .observed import COUNTED, INPUT, Observed
+from .simulation import Simulation
 
-__all__ = ["Activity", "LayerActivity", "activity"]
+__all__ = ["Activity", "LayerActivity", "activity", "count"]
+
+_IMAGES = 12
+"""Images after which counting ends, should the counts still vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,25 +135,24 @@ def activity(network: Observed, counts: IntArray) -> Activity | None:
     ----------
     network : Observed
         What was simulated.
-    counts : array of uint64, (images, words)
-        Payloads of its ``counts``, an image's after the other's.
+    counts : array of int64, (intervals, places, COUNTED)
+        How often what happened from each image's last logit to that of the next, at each of the
+        network's ``places``.
 
     Returns
     -------
     Activity or None
-        None if there was no such interval: as many images fit into the pipeline at once.
+        None if there was no such interval: all images fit into the pipeline at once.
     """
-    # Modulo 2**32, as the counters are.
-    spans = np.diff(network.counted(counts), axis=0) & 0xFFFF_FFFF
-    fed = np.flatnonzero(spans[:, 0, COUNTED.index("starved")] == 0)
+    fed = np.flatnonzero(counts[:, 0, COUNTED.index("starved")] == 0)
     if not fed.size:
         return None
     last = int(fed[-1])
-    span = spans[last]
+    span = counts[last]
     layers = [_row(network, name, dict(zip(COUNTED, map(int, row), strict=True)))
               for name, row in zip(network.places, span, strict=True)]
     return Activity(interval=layers[0].cycles, layers=layers,
-                    steady=last > 0 and bool((spans[last - 1] == span).all()))
+                    steady=last > 0 and bool((counts[last - 1] == span).all()))
 
 
 def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity:
@@ -167,3 +171,49 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
     work = folded.terms / (counted["busy"] * lanes * simd) if counted["busy"] else 0.0
     return LayerActivity(name=name, type=kind, lanes=lanes, simd=simd, work=work,
                          needs=folded.cycles, **counted)
+
+
+def count(simulation: Simulation, network: Observed, images: IntArray, *,
+          patience: int) -> IntArray:
+    """Counts for :func:`activity` from a compiled network that is fed without an end.
+
+    Parameters
+    ----------
+    simulation : Simulation
+        Of ``network``, as it is after reset.
+    network : Observed
+        The gateware.
+    images : array of integers, (images, height, width, channels)
+        At least one. They are fed again and again until the counts repeat.
+    patience : int
+        As for an engine.
+
+    Raises
+    ------
+    Stuck
+        If the network is stuck.
+    """
+    size, classes = network.model.input.size, network.model.output.size
+    due = np.array([size, *(network.model.tensors[name].size for name in network.places[1:])])
+    # Twice what will be asked for: the pipeline swallows some ahead of the results.
+    values = np.resize(np.asarray(images, np.int64).reshape(-1), 2 * _IMAGES * size)
+    rows: list[IntArray] = []
+    for number in range(_IMAGES):
+        # From one image's last logit to the next's: a run goes on where the one before ended.
+        run = simulation.run({"i": values}, {"o": classes},
+                             cycles=(patience + 1) * (size + classes),
+                             watch=[*network.work.values(), *network.streams.values()],
+                             record=False, patience=patience)
+        if not run.complete:
+            raise Stuck(f"the network is stuck: no transfer in {patience} cycles, in image "
+                        f"{number} of those that are fed to count cycles")
+        values = values[run.counts["i"].transfer:]
+        rows.append(np.array([
+            [(work := run.counts[port]).transfer, work.stalled, work.idle,
+             run.counts[network.streams.get(name, port)].transfer]
+            for name, port in network.work.items()], np.int64))
+        # While the pipeline fills, more enters a layer than leaves it.
+        if number > 1 and (rows[-1] == rows[-2]).all() and (rows[-1][:, 3] == due).all():
+            break
+    # What the first image took is no interval.
+    return np.array(rows[1:])

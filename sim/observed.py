@@ -1,17 +1,17 @@
 # amaranth: UnusedElaboratable=no
 # (A network is also made to be asked, not only to be simulated.)
-"""A network that shows what its layers hand on, and when they are busy."""
+"""A network that shows what its layers hand on, and when they work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Signal, Value, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth import Cat, Module, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import Out
+from numpy.typing import NDArray
 
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
@@ -19,37 +19,18 @@ from flightrtl.gateware.engine import LayerEngine
 
 __all__ = ["COUNTED", "INPUT", "Observed"]
 
+COUNTED = ("busy", "starved", "stalled", "given")
+"""What can be counted of each place: cycles in which it takes a word to work on, could take one
+and has none, and cannot take one; and transfers at its output."""
+
 INPUT = "input"
 """What the place where images enter is called, beside the layers' names."""
 
-COUNTED = ("busy", "starved", "stalled", "given")
-"""What is counted of each place; see :class:`Observed`."""
-
-_BITS = 32
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where work is taken up, and where its results leave."""
-
-    name: str
-    valid: Value
-    ready: Value
-    given: Value
-
-
-def _tap(shape: Any) -> wiring.Signature:
-    """A stream that is only looked at: ``ready`` comes out too."""
-    return wiring.Signature({"valid": Out(1), "ready": Out(1), "payload": Out(shape)})
-
 
 class Observed(wiring.Component):
-    """A network that tells what goes on in it, in ports of its own; otherwise the same.
+    """A network with its inner streams in ports of its own; otherwise the same.
 
-    In every cycle, a layer with weights is *busy* if its array takes a word, *starved* if the
-    array could take one and there is none, and *stalled* if it cannot: its own drain, or what
-    comes behind it, holds it up. Pooling and the place where images enter count what they take
-    in the same way. Every cycle is one of the three, so that they add up to the time.
+    Nothing is added but wires, so that watching costs a simulation next to nothing.
 
     Parameters
     ----------
@@ -62,59 +43,60 @@ class Observed(wiring.Component):
         The network's.
     layer_0, layer_1, ... : Out(``valid``, ``ready``, ``payload``)
         The output of each layer, in the network's order: a transfer in the cycles with both.
-    counts : Out(``valid``, ``ready``, ``payload``)
-        A transfer in the cycle of each image's last logit. The payload has, for
-        :attr:`places`, the numbers of :data:`COUNTED`, modulo ``2**32``: cycles before this one
-        that were busy, starved and stalled, and transfers at the place's output.
+    work_0, work_1, ... : Out(``valid``, ``ready``)
+        Where the input, and then each layer, takes up its work: the array of a layer with
+        weights, the stream into any other place. Seen from the place that works: ``valid`` says
+        that it could go on, ``ready`` that there is something to go on with.
     """
 
     i: stream.Interface
     o: stream.Interface
-    counts: Any
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.model = network.model
         self.places = (INPUT, *network.stages)
-        """Rows of the payload of ``counts``."""
+        """Where work is done: the names of ``work_0``, ``work_1``, ..."""
+        self.work = {name: f"work_{number}" for number, name in enumerate(self.places)}
+        """Port of each place, by its name."""
         self.streams = {name: f"layer_{number}" for number, name in enumerate(network.stages)}
-        """Port of each layer, by the layer's name."""
-        counts = data.ArrayLayout(data.ArrayLayout(unsigned(_BITS), len(COUNTED)),
-                                  len(self.places))
+        """Port of each layer, by its name."""
+        handshake = {"valid": Out(1), "ready": Out(1)}
         super().__init__({
             **network.signature.members,
-            **{self.streams[name]: Out(_tap(stage.o.payload.shape()))
+            **{self.streams[name]: Out(wiring.Signature(
+                handshake | {"payload": Out(stage.o.payload.shape())}))
                for name, stage in network.stages.items()},
-            "counts": Out(_tap(counts)),
+            **{port: Out(wiring.Signature(handshake)) for port in self.work.values()},
         })
 
-    def counted(self, words: IntArray) -> IntArray:
-        """Payloads of ``counts`` as int64 (transfers, places, COUNTED).
-
-        Parameters
-        ----------
-        words : array of uint64, (transfers, words)
-            The payloads, least significant word first.
-        """
-        halves = np.ascontiguousarray(words, "<u8").view("<u4").astype(np.int64)
-        wanted = len(self.places) * len(COUNTED)
-        return halves.reshape(len(words), -1)[:, :wanted].reshape(
-            len(words), len(self.places), len(COUNTED))
-
-    def values(self, name: str, words: IntArray) -> IntArray:
+    def values(self, name: str, payloads: NDArray[Any]) -> IntArray:
         """What a layer handed on as int64, from the payloads of its port, sign-extended or not."""
         shape = self.network.stages[name].o.payload.shape()
-        values = np.asarray(words).reshape(-1).astype(np.int64) & (1 << shape.width) - 1
+        values = np.asarray(payloads).astype(np.int64) & (1 << shape.width) - 1
         if shape.signed:
             values -= (values >> (shape.width - 1)) << shape.width
         return values
 
-    def _places(self) -> Iterator[_Place]:
-        i = self.network.i
-        yield _Place(INPUT, i.valid, i.ready, i.valid & i.ready)
-        for name, stage in self.network.stages.items():
-            work = stage.array.i if isinstance(stage, LayerEngine) else stage.i
-            yield _Place(name, work.valid, work.ready, stage.o.valid & stage.o.ready)
+    @property
+    def flags(self) -> Value:
+        """Of each place, what happens in a cycle, for :meth:`tally`."""
+        flags = []
+        for name, port in self.work.items():
+            work = getattr(self, port)
+            out = getattr(self, self.streams.get(name, port))
+            flags += [work.valid, work.ready, out.valid & out.ready]
+        return Cat(flags)
+
+    def tally(self, seen: Mapping[int, int]) -> IntArray:
+        """int64 (places, COUNTED) from how many cycles had which :attr:`flags`."""
+        counts = np.zeros((len(self.places), len(COUNTED)), np.int64)
+        for flags, cycles in seen.items():
+            for place in range(len(self.places)):
+                could, has, gives = (flags >> 3 * place + n & 1 for n in range(3))
+                counts[place, (0 if has else 1) if could else 2] += cycles
+                counts[place, 3] += gives * cycles
+        return counts
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -122,19 +104,13 @@ class Observed(wiring.Component):
         m.submodules.network = network
         wiring.connect(m, wiring.flipped(self.i), network.i)
         wiring.connect(m, network.o, wiring.flipped(self.o))
-        for name, port in self.streams.items():
-            tap, source = getattr(self, port), network.stages[name].o
-            m.d.comb += [tap.valid.eq(source.valid), tap.ready.eq(source.ready),
-                         tap.payload.eq(source.payload)]
-
-        m.d.comb += [self.counts.valid.eq(network.o.valid & network.o.payload.last),
-                     self.counts.ready.eq(network.o.ready)]
-        for row, place in zip(self.counts.payload, self._places(), strict=True):
-            events = (place.valid & place.ready, place.ready & ~place.valid, ~place.ready,
-                      place.given)
-            for count, event, what in zip(row, events, COUNTED, strict=True):
-                counter = Signal(_BITS, name=f"{place.name}_{what}")
-                m.d.comb += count.eq(counter)
-                with m.If(event):
-                    m.d.sync += counter.eq(counter + 1)
+        places: dict[str, Any] = {INPUT: network.i}
+        for name, stage in network.stages.items():
+            places[name] = stage.array.i if isinstance(stage, LayerEngine) else stage.i
+            tap = getattr(self, self.streams[name])
+            m.d.comb += [tap.valid.eq(stage.o.valid), tap.ready.eq(stage.o.ready),
+                         tap.payload.eq(stage.o.payload)]
+        for name, place in places.items():
+            tap = getattr(self, self.work[name])
+            m.d.comb += [tap.valid.eq(place.ready), tap.ready.eq(place.valid)]
         return m

@@ -15,9 +15,10 @@ from flightrtl.gateware import Network
 from flightrtl.gateware.buffer import StreamBuffer
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.planner.cycles import measure
+from sim import cxxrtl
 from sim.amaranth_engine import simulate
 from sim.engine import Stuck
-from sim.layers import activity
+from sim.layers import activity, count
 from sim.observed import Observed
 from sim.tracing import compare_layers, require_room
 from tests.models import random_images, random_model
@@ -189,38 +190,49 @@ def test_a_layer_that_stops_is_named_and_not_those_that_wait_for_it(case):
     assert not any(layer.differing for layer in traces.layers)
 
 
-def steady_counts(name, board, images=7):
+def bundled(name, board):
     model, target = modelfile.load(name), boards.load(board)
     plan = planner.plan(model, target)
     network = Observed(Network(model, plan.foldings, memory_register=target.memory_register))
-    run = simulate(network, samples.load(name)[0][:images].astype(np.int64), patience=10_000,
-                   observe=["counts"])
-    return model, plan, network, run
+    return plan, network, samples.load(name)[0].astype(np.int64)
 
 
-@pytest.mark.parametrize("board", ["ice40", "ecp5"])
-def test_activity_is_what_the_planner_foresees(board):
-    model, plan, network, run = steady_counts("digits", board)
-    found = activity(network, run.observed["counts"])
-    timing = measure(model, plan.foldings, memory_register=plan.board.memory_register)
+def check_activity(found, network, timing):
+    """The simulation did what the cycle model foresees, and every cycle is accounted for."""
+    model = network.model
     assert found.steady
-    assert found.interval == timing.interval == run.cycles_per_inference
+    assert found.interval == timing.interval
     assert [layer.name for layer in found.layers] == ["input", *network.network.stages]
     for layer in found.layers:
         assert layer.busy + layer.starved + layer.stalled == found.interval
+        size = (model.input if layer.name == "input" else model.tensors[layer.name]).size
+        assert layer.given == size
         if layer.lanes:
             assert (layer.busy, layer.starved) == (timing.busy[layer.name],
                                                    timing.starved[layer.name])
+
+
+@pytest.mark.parametrize(("board", "engine"), [
+    ("ice40", "python"), ("ice40", "cxxrtl"), ("ecp5", "python")])
+def test_activity_is_what_the_planner_foresees(board, engine):
+    plan, network, images = bundled("digits", board)
+    if engine == "cxxrtl":
+        counts = count(cxxrtl.build(network).simulation(), network, images, patience=5000)
+    else:
+        counts = simulate(network, images[:7], patience=5000).counts
+    found = activity(network, counts)
+    timing = measure(network.model, plan.foldings, memory_register=plan.board.memory_register)
+    check_activity(found, network, timing)
+    for layer in found.layers:
         planned = [each.cycles for each in plan.layers if each.name == layer.name]
-        assert [layer.needs] == (planned or [model.input.size])
-        size = (model.input if layer.name == "input" else model.tensors[layer.name]).size
-        assert layer.given == size
+        assert [layer.needs] == (planned or [network.model.input.size])
     assert {layer.name for layer in found.slowest} == {
         layer.name for layer in plan.layers if layer.cycles == plan.slowest.cycles}
     assert found.verdict.startswith(f"{plan.slowest.name} holds the network up: it needs ")
     marked = [line for line in found.as_text().splitlines() if "<- slowest" in line]
     assert [line.split()[0] for line in marked] == [layer.name for layer in found.slowest]
-    assert found.as_json()["rows"][1]["busy"] == found.layers[1].busy
+    assert [row["busy"] for row in found.as_json()["rows"]] == [
+        layer.busy for layer in found.layers]
 
 
 @pytest.mark.parametrize("seed", [101, 104, 107])
@@ -229,20 +241,20 @@ def test_activity_of_random_networks(seed):
     model = random_model(rng, input_shape=tuple(rng.integers(1, [7, 7, 4])))
     plan = planner.plan(model, boards.load("ice40"))
     network = Observed(Network(model, plan.foldings))
-    run = simulate(network, random_images(rng, model, 12), patience=10_000, observe=["counts"])
-    found = activity(network, run.observed["counts"])
-    timing = measure(model, plan.foldings)
-    assert found.interval == timing.interval
-    for layer in found.layers:
-        assert layer.cycles == found.interval
-        if layer.lanes:
-            assert (layer.busy, layer.starved) == (timing.busy[layer.name],
-                                                   timing.starved[layer.name])
+    run = simulate(network, random_images(rng, model, 12), patience=5000)
+    check_activity(activity(network, run.counts), network, measure(model, plan.foldings))
 
 
 def test_activity_takes_images_enough():
-    *_, network, run = steady_counts("digits", "ice40", images=2)
-    assert activity(network, run.observed["counts"]) is None
+    _, network, images = bundled("digits", "ice40")
+    assert simulate(network, images[:1], patience=5000).counts is None
+    assert activity(network, simulate(network, images[:2], patience=5000).counts) is None
+
+
+def test_counting_tells_a_stuck_network():
+    _, network, images = bundled("digits", "ice40")
+    with pytest.raises(Stuck, match="no transfer in 3 cycles, in image 0 of those"):
+        count(cxxrtl.build(network).simulation(), network, images, patience=3)
 
 
 def test_refuses_more_values_than_fit():
