@@ -147,7 +147,7 @@ def test_symbolic_program_is_the_schedulers(filters, lanes):
         assert found == real.compute(3 * len(real.words))
 
 
-def with_symbolic_k(scheduler: Any, *, filters, lanes, fixed=None):
+def with_symbolic_k(scheduler: Any, *, filters, lanes, fixed=None, width=WIDTH):
     """A scheduler, real or with a planted bug, whose ``k`` the solver chooses, once.
 
     With ``fixed`` it is that one, and the scheduler may specialise in it.
@@ -155,7 +155,7 @@ def with_symbolic_k(scheduler: Any, *, filters, lanes, fixed=None):
 
     class Symbolic(scheduler):
         def __init__(self):
-            super().__init__(k=fixed or [MOST] * filters, lanes=lanes, width=WIDTH)
+            super().__init__(k=fixed or [MOST] * filters, lanes=lanes, width=width)
             self.fixed = fixed or [AnyConst(range(MOST + 1)) for _ in range(filters)]
             self.symbols = [Signal(range(MOST + 1), name=f"k_{n}") for n in range(filters)]
             self.steps = SymbolicSteps(filters=filters, lanes=lanes)
