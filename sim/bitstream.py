@@ -29,11 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from flightrtl import flow, toolchain
+from flightrtl import boards, flow, toolchain
 from flightrtl.boards import Board
 from flightrtl.cache import file_digest
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import IntArray
+from flightrtl.gateware import Network
 from flightrtl.gateware.link import Frame, LinkError, Status
 from flightrtl.model import Model
 from flightrtl.progress import Progress
@@ -45,7 +46,7 @@ from .netlist import library_cells
 from .serial_line import SerialLine
 from .simulation import Design, Port
 
-__all__ = ["Chip", "build", "decode", "find_decoder", "simulate"]
+__all__ = ["BitstreamEngine", "Chip", "decode", "find_decoder", "simulate"]
 
 STARTUP_SECONDS = 50e-6
 """From configuration to the first request: the reset lasts 30 us at most."""
@@ -96,6 +97,47 @@ class Chip:
             progress=progress)
 
 
+class BitstreamEngine:
+    """Simulates the bitstream of a model for a board; called like an :class:`~sim.engine.Engine`.
+
+    The constructor builds the bitstream, as ``flightrtl.build`` does and to the same place, unless
+    it is there already, and decodes it.
+
+    Parameters
+    ----------
+    model, board : str
+        Name or file, as for :class:`flightrtl.flow.Request`.
+    progress : Progress
+        Where to tell what is being done.
+
+    Raises
+    ------
+    UserError, BuildError
+        If a tool is missing, the board's device cannot be decoded, or the build fails.
+    """
+
+    def __init__(self, model: str, board: str, progress: Progress) -> None:
+        self.board = boards.load(board)
+        find_decoder(self.board)
+        verilator.check()
+        report = json.loads(flow.build(flow.Request(model=model, board=board), progress)[0])
+        progress.step(f"decoding {report['bitstream']}")
+        self.chip = decode(Path(report["bitstream"]), self.board, progress)
+        progress.done(f"{float(self.chip.clock_mhz):g} MHz")
+        if abs(float(self.chip.clock_mhz) - report["clock_mhz"]) > 0.001:
+            raise BuildError(f"the PLL in the bitstream makes {float(self.chip.clock_mhz):g} MHz, "
+                             f"and the design is made for {report['clock_mhz']:g} MHz")
+        self._progress = progress
+
+    def __call__(self, network: Network, images: IntArray, *, patience: int,
+                 watch: Watch | None = None) -> Trace:
+        """Classify images over the serial port; of ``network`` only the model matters here."""
+        start = time.perf_counter()
+        design = self.chip.compile(self.board, self._progress)
+        return simulate(design, self.chip, self.board, network.model, images, patience=patience,
+                        watch=watch, build_seconds=time.perf_counter() - start)
+
+
 def find_decoder(board: Board) -> Tool:
     """Project IceStorm's ``icebox_vlog``.
 
@@ -115,13 +157,6 @@ def find_decoder(board: Board) -> Tool:
         raise UserError(f"--level bitstream: {named} is needed to decode bitstreams, and was not "
                         f"found: {INSTALL}")
     return Tool("icebox_vlog", command, f"of {command}")
-
-
-def build(model: str, board: str, progress: Progress) -> tuple[Path, float]:
-    """The bitstream of a model for a board, and its clock in MHz, as ``flightrtl.build`` has it."""
-    report, _ = flow.build(flow.Request(model=model, board=board), progress)
-    found = json.loads(report)
-    return Path(found["bitstream"]), float(found["clock_mhz"])
 
 
 def decode(bitstream: Path, board: Board, progress: Progress | None = None) -> Chip:
@@ -197,7 +232,7 @@ def _clock_mhz(verilog: str, board: Board) -> Fraction:
 
 
 def simulate(design: Design, chip: Chip, board: Board, model: Model, images: IntArray, *,
-             patience: int, watch: Watch | None = None) -> Trace:
+             patience: int, watch: Watch | None = None, build_seconds: float = 0.0) -> Trace:
     """Send images to a chip, one request after the other, and take the answers.
 
     Parameters
@@ -212,6 +247,8 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
         Cycles to wait for an answer after the end of a request.
     watch : callable, optional
         Progress.
+    build_seconds : float
+        How long it took to make ``design``, for the trace.
 
     Returns
     -------
@@ -229,6 +266,8 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
     line = SerialLine(simulation, chip.clock_mhz * 1_000_000 / board.uart.baud)
     bits = min(frame.winner_bits, len(chip.led_inverted))
     logits, winners, started, finished = [], [], [], []
+    if watch is not None:
+        watch(0, 0)
     begin = time.perf_counter()
     line.wait(math.ceil(STARTUP_SECONDS * 1e6 * chip.clock_mhz))
     for number, image in enumerate(images):
@@ -255,4 +294,4 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
         logits=np.array(logits, np.int64).reshape(-1, frame.classes),
         winners=np.array(winners, np.int64), started=np.array(started, np.int64),
         finished=np.array(finished, np.int64), cycles=line.cycle,
-        seconds=time.perf_counter() - begin)
+        seconds=time.perf_counter() - begin, build_seconds=build_seconds)

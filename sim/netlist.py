@@ -34,7 +34,7 @@ from .engine import Trace, Watch
 from .parallel import run_images
 from .simulation import Design, Port, Simulation
 
-__all__ = ["NetlistEngine", "compile_netlist", "library_cells"]
+__all__ = ["NetlistEngine", "compile_netlist", "library_cells", "reset"]
 
 _CELLS = Path(__file__).with_name("cells")
 
@@ -45,31 +45,37 @@ _RESET_CYCLES = 4
 
 
 class NetlistEngine:
-    """A simulator of a network's netlist; see :class:`~sim.engine.Engine`.
+    """An :class:`~sim.engine.Engine` that simulates the network's netlist.
 
     Parameters
     ----------
     board : Board
         The board whose device the network is synthesized for.
     progress : Progress
-        Where to tell what is being done.
+        Told of synthesis and compilation, in a step that the caller has begun.
+    threads : int, optional
+        Cores to use; all by default.
+
+    Raises
+    ------
+    UserError
+        If Verilator or a C++ compiler is missing.
     """
 
-    def __init__(self, board: Board, progress: Progress) -> None:
-        self.board = board
-        self.progress = progress
+    def __init__(self, board: Board, progress: Progress, *, threads: int | None = None) -> None:
+        verilator.check()
+        self._board = board
+        self._progress = progress
+        self._threads = threads
 
     def __call__(self, network: Network, images: IntArray, *, patience: int,
                  watch: Watch | None = None) -> Trace:
-        progress = self.progress
-        progress.step(f"netlist of {network.model.name} for {self.board.name}")
+        """Run images through a network's netlist; see :class:`~sim.engine.Engine`."""
         start = time.perf_counter()
-        design = compile_netlist(network, self.board, progress)
-        seconds = time.perf_counter() - start
-        progress.done()
-        progress.step(f"simulating the netlist, {len(images)} images")
+        design = compile_netlist(network, self._board, self._progress)
         return run_images(design, network, images, patience=patience, watch=watch,
-                          build_seconds=seconds, prepare=_reset)
+                          threads=self._threads, prepare=reset,
+                          build_seconds=time.perf_counter() - start)
 
 
 def compile_netlist(network: Network, board: Board, progress: Progress,
@@ -166,7 +172,7 @@ def _ports(network: Network) -> list[Port]:
     return ports
 
 
-def _reset(simulation: Simulation) -> None:
+def reset(simulation: Simulation) -> None:
     """As a board's start does it: some cycles of reset."""
     simulation.set("rst", 1)
     simulation.tick(_RESET_CYCLES)

