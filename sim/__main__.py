@@ -62,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
                         help="what is simulated (default: %(default)s)")
     parser.add_argument("--board", default="ice40", metavar="NAME|FILE",
                         help="board that the network is planned for (default: %(default)s)")
+    parser.add_argument("--trace-layers", action="store_true",
+                        help="compare every value that a layer hands on with the golden model, "
+                             "and name the first that differs")
+    waveform = parser.add_mutually_exclusive_group()
+    waveform.add_argument("--vcd", type=Path, metavar="FILE",
+                          help="write a waveform of one image: the first that is wrong, or else "
+                               "the first")
+    waveform.add_argument("--fst", type=Path, metavar="FILE",
+                          help="the same in a format that takes a twentieth of the space")
     parser.add_argument("--json", action="store_true",
                         help="print the result as JSON, and nothing else, on standard output")
     return parser
@@ -74,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--level {options.level}: this version simulates the gateware's source only: "
             "--level rtl")
+    form = "vcd" if options.vcd else "fst"
+    waveform = options.vcd or options.fst
+    if options.level != "rtl" and (options.trace_layers or waveform):
+        raise UserError(f"--trace-layers, --vcd and --fst look into the gateware's source: "
+                        f"leave them out, or --level {options.level}")
     if options.seed is not None and options.seed < 0:
         raise UserError(f"--seed must be 0 or more, not {options.seed}")
 
@@ -82,10 +96,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from flightrtl.progress import Progress
 
     from .compare import compare
+    from .engine import Stuck
     from .images import choose
+    from .tracing import require_room
+    from .waves import check_path, record_image
 
     model = modelfile.load(options.model)
     board = boards.load(options.board)
+    if waveform:
+        check_path(waveform, form)
+    if options.trace_layers:
+        require_room(model, options.images)
     images, labels = choose(model, options.images, dataset=options.dataset, folder=options.data,
                             seed=options.seed)
     plan = planner.plan(model, board)
@@ -96,8 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     progress.step(f"simulating {model.name} for {board.name}, {len(images):,} images, about "
                   f"{expected:,} cycles")
-    result = compare(engine, model, plan, images, labels,
-                     watch=_watch(progress, len(images), expected))
+    try:
+        result = compare(engine, model, plan, images, labels,
+                         watch=_watch(progress, len(images), expected),
+                         observe=options.level == "rtl", trace_layers=options.trace_layers)
+    except Stuck as stuck:
+        if waveform:
+            progress.abandon()
+            record_image(plan, model, images, stuck.part.start + stuck.finished, waveform, form,
+                         progress)
+        raise
     progress.done(f"{result.trace.cycles:,} cycles, {result.trace.cycles_per_second:,.0f} a "
                   "second")
 
@@ -108,13 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "level": options.level}, indent=2))
     else:
         _print(result, plan.cycles_per_inference, plan.latency_cycles, recorded)
+    if waveform:
+        record_image(plan, model, images, result.first_wrong or 0, waveform, form, progress)
     if result.mismatches:
         for text in itertools.islice(result.differences(), _SHOWN):
             print(f"error: {text}", file=sys.stderr)
         if result.mismatches > _SHOWN:
             print(f"error: and {result.mismatches - _SHOWN} more", file=sys.stderr)
+        if options.level == "rtl" and not options.trace_layers:
+            print("error: --trace-layers names the first layer that differs", file=sys.stderr)
+    if result.layers is not None and result.layers.culprit is not None:
+        print(f"error: {result.layers.verdict}", file=sys.stderr)
         return 1
-    return 0
+    return 1 if result.mismatches else 0
 
 
 def _engine(wanted: str | None, progress: Progress) -> tuple[str, Engine]:
@@ -163,6 +198,12 @@ def _print(result: Comparison, interval: int, latency: int, recorded: float | No
           f"{trace.cycles_per_second:,.0f} cycles/s, {result.images / trace.seconds:,.1f} "
           f"images/s on {trace.cores} core{'s' if trace.cores > 1 else ''}; "
           f"{trace.build_seconds:.1f} s to build it")
+    if result.activity is not None:
+        print(f"\n{result.activity.as_text()}")
+    if result.layers is not None:
+        print(f"\n{result.layers.as_text()}")
+        if result.layers.culprit is None:
+            print(result.layers.verdict)
 
 
 def _watch(progress: Progress, images: int, expected: int) -> Watch:

@@ -102,7 +102,8 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
                 raise Stuck(
                     f"the network is stuck: no transfer in {patience} cycles, after {sent} of "
                     f"{len(values)} values in and {len(logits)} of {len(images) * classes} "
-                    "logits out", observed=observed(), offering=offering)
+                    "logits out", observed=observed(), offering=offering,
+                    part=slice(0, len(images)), finished=len(finished))
             cycle += 1
             if watch is not None and cycle % _WATCH_CYCLES == 0:
                 watch(cycle, len(finished))

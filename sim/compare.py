@@ -14,7 +14,10 @@ from flightrtl.gateware import Network
 from flightrtl.model import Model
 from flightrtl.planner import Plan
 
-from .engine import Engine, Trace, Watch
+from .engine import Engine, Stuck, Trace, Watch
+from .layers import Activity, activity
+from .observed import Observed
+from .tracing import LayerTraces, compare_layers
 
 __all__ = ["Comparison", "compare"]
 
@@ -31,11 +34,17 @@ class Comparison:
         The golden model's logits.
     labels : array of integers, (images,)
         What is on the images.
+    activity : Activity, optional
+        What each layer did, where that was observed for long enough.
+    layers : LayerTraces, optional
+        Each layer's output beside the golden model, where that was asked for.
     """
 
     trace: Trace
     expected: IntArray
     labels: IntArray
+    activity: Activity | None = None
+    layers: LayerTraces | None = None
 
     @property
     def images(self) -> int:
@@ -52,6 +61,16 @@ class Comparison:
         """Logits and winners of the gateware that differ from the golden model's."""
         return int((self.trace.logits != self.expected).sum()
                    + (self.trace.winners != self.expected.argmax(axis=1)).sum())
+
+    @property
+    def first_wrong(self) -> int | None:
+        """The first image with a mismatch, be it of an inner layer."""
+        wrong = ((self.trace.logits != self.expected).any(axis=1)
+                 | (self.trace.winners != self.expected.argmax(axis=1)))
+        images = [int(wrong.argmax())] if wrong.any() else []
+        if self.layers is not None:
+            images += [layer.first.image for layer in self.layers.layers if layer.first]
+        return min(images, default=None)
 
     def differences(self) -> Iterator[str]:
         """Each mismatch in words."""
@@ -78,14 +97,55 @@ class Comparison:
             "simulation_seconds": round(self.trace.seconds, 3),
             "build_seconds": round(self.trace.build_seconds, 3),
             "cores": self.trace.cores,
+            "layers": None if self.activity is None else self.activity.as_json(),
+            **({} if self.layers is None else {"trace": self.layers.as_json()}),
         }
 
 
 def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: IntArray, *,
-            watch: Watch | None = None) -> Comparison:
-    """Simulate the network that ``plan`` describes, image after image without a gap."""
+            watch: Watch | None = None, observe: bool = False,
+            trace_layers: bool = False) -> Comparison:
+    """Simulate the network that ``plan`` describes, image after image without a gap.
+
+    Parameters
+    ----------
+    engine : Engine
+        The simulator.
+    model, plan, images, labels
+        What to simulate.
+    watch : callable, optional
+        Progress.
+    observe : bool
+        Look at what each layer does, too. The engine must be one of the gateware's source.
+    trace_layers : bool
+        With ``observe``: compare all that each layer hands on with the golden model.
+
+    Raises
+    ------
+    Stuck
+        If the network is stuck; with ``trace_layers`` the message names the first layer that is
+        wrong.
+    """
     network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
     # Nothing in a network pauses for longer than an image takes from end to end.
     patience = 4 * (plan.latency_cycles + plan.cycles_per_inference) + 1000
-    trace = engine(network, images, patience=patience, watch=watch)
-    return Comparison(trace=trace, expected=golden.run(model, images), labels=labels)
+    expected = golden.run(model, images)
+    if not observe:
+        trace = engine(network, images, patience=patience, watch=watch)
+        return Comparison(trace=trace, expected=expected, labels=labels)
+    observed = Observed(network)
+    try:
+        trace = engine(observed, images, patience=patience, watch=watch,
+                       observe=list(observed.streams.values()) if trace_layers else ())
+    except Stuck as stuck:
+        if not trace_layers:
+            stuck.knob = "--trace-layers, which names the first layer that is wrong"
+            raise
+        found = compare_layers(observed, images[stuck.part], stuck.observed,
+                               offering=stuck.offering, first_image=stuck.part.start)
+        raise Stuck(f"{stuck}\n{found.as_text()}\n{found.verdict}", observed=stuck.observed,
+                    offering=stuck.offering, part=stuck.part, finished=stuck.finished) from stuck
+    return Comparison(
+        trace=trace, expected=expected, labels=labels,
+        activity=None if trace.counts is None else activity(observed, trace.counts),
+        layers=compare_layers(observed, images, trace.observed) if trace_layers else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
@@ -11,6 +12,7 @@ from flightrtl.progress import Progress
 
 from . import cxxrtl
 from .engine import Trace, Watch
+from .layers import count
 from .observed import Observed
 from .parallel import run_images
 
@@ -38,5 +40,9 @@ class CxxrtlEngine:
         start = time.perf_counter()
         design = cxxrtl.build(network, progress=self._progress)
         seconds = time.perf_counter() - start
-        return run_images(design, network, images, patience=patience, watch=watch,
-                          observe=observe, threads=self._threads, build_seconds=seconds)
+        trace = run_images(design, network, images, patience=patience, watch=watch,
+                           observe=observe, threads=self._threads, build_seconds=seconds)
+        if isinstance(network, Observed) and len(images):
+            counts = count(design.simulation(), network, images, patience=patience)
+            trace = replace(trace, counts=counts)
+        return trace

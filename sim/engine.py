@@ -110,16 +110,19 @@ class Stuck(BuildError):
         Payloads of those ports that were to be observed, as in :class:`Trace`.
     offering : collection of str
         Those of the ports with a value that nobody had taken.
-    first_image : int
-        Number of the image that ``observed`` begins with.
+    part : slice
+        The images that ``observed`` is of.
+    finished : int
+        How many of them had all their logits.
     """
 
-    def __init__(self, message: str, *, observed: Streams | None = None,
-                 offering: Collection[str] = (), first_image: int = 0) -> None:
+    def __init__(self, message: str, *, observed: Streams, offering: Collection[str],
+                 part: slice, finished: int) -> None:
         super().__init__(message)
-        self.observed = observed or {}
+        self.observed = observed
         self.offering = offering
-        self.first_image = first_image
+        self.part = part
+        self.finished = finished
 
 
 class Engine(Protocol):

@@ -206,7 +206,8 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
                              record=False, patience=patience)
         if not run.complete:
             raise Stuck(f"the network is stuck: no transfer in {patience} cycles, in image "
-                        f"{number} of those that are fed to count cycles")
+                        f"{number} of those that are fed to count cycles", observed={},
+                        offering=(), part=slice(0, 0), finished=0)
         values = values[run.counts["i"].transfer:]
         rows.append(np.array([
             [(work := run.counts[port]).transfer, work.stalled, work.idle,

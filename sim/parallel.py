@@ -87,7 +87,7 @@ class _Work:
                     observed={name: run.payloads[name] for name in self.observe},
                     offering=[name for name in self.observe if simulation.get(f"{name}__valid")
                               and not simulation.get(f"{name}__ready")],
-                    first_image=part.start)
+                    part=part, finished=run.counts["o"].transfer // self.classes)
             self.check(run)
             self.runs[number] = run
 

@@ -17,11 +17,14 @@ from flightrtl.errors import BuildError, UserError
 from flightrtl.files import atomic_path
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
+from flightrtl.model import Model
+from flightrtl.planner import Plan
+from flightrtl.progress import Progress
 
 from .amaranth_engine import simulate
 from .engine import Watch
 
-__all__ = ["FORMATS", "check_path", "record"]
+__all__ = ["FORMATS", "check_path", "record", "record_image"]
 
 FORMATS = ("vcd", "fst")
 
@@ -74,6 +77,38 @@ def record(network: Network, image: IntArray, path: Path, *, form: str, period: 
         except BuildError as error:
             failure = error
     return failure
+
+
+def record_image(plan: Plan, model: Model, images: IntArray, number: int, path: Path, form: str,
+                 progress: Progress) -> None:
+    """Record one of some images for the command line, with progress.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the network, and with its clock.
+    model : Model
+        The network.
+    images : array of integers, (images, height, width, channels)
+        All of them.
+    number : int
+        The one to record.
+    path, form
+        As for :func:`record`.
+    progress : Progress
+        Where to tell.
+    """
+    network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
+    progress.step(f"recording image {number} of {len(images):,} in {path}, "
+                  f"{plan.latency_cycles:,} cycles from reset")
+
+    def watch(cycles: int, finished: int) -> None:
+        progress.update(f"{cycles:,} cycles")
+
+    failure = record(network, images[number], path, form=form, period=1e-6 / plan.clock_mhz,
+                     patience=4 * plan.latency_cycles, watch=watch)
+    size = path.stat().st_size / 1e6
+    progress.done(f"{size:,.1f} MB" + (f"; it ends where {failure}" if failure else ""))
 
 
 class _Sink:
