@@ -317,7 +317,7 @@ def _message(folder: Path, witness: str) -> str:
 
 
 def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove", depth: int,
-          reset: bool = False, memory: Literal["array", "registers"] = "array",
+          reset: bool = False, memory: Literal["array", "registers"] = "registers",
           folder: Path | None = None, timeout: int = 600) -> None:
     """Prove a spec's assertions, or find its covers; see the module's docstring.
 
@@ -331,9 +331,9 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
         Cycles: of the induction's step and base case, or of the search.
     reset : bool
         Whether the solver may reset the design in any cycle.
-    memory : {"array", "registers"}
-        What a memory is to the solver: one array, or a register for each word, which is often
-        faster for small ones.
+    memory : {"registers", "array"}
+        What a memory is to the solver: a register for each word, which is several times
+        faster for small ones, or one array.
     folder : Path, optional
         Where the tools' files go, in a folder of their own. The default is a temporary folder
         that only stays if something went wrong.

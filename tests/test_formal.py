@@ -172,7 +172,7 @@ class Timid(wiring.Component):
         return m
 
 
-class Path(Elaboratable):
+class Connection(Elaboratable):
     def __init__(self, dut, source, target):
         self.dut = dut
         forbid_path(self, source, target)
@@ -186,8 +186,8 @@ class Path(Elaboratable):
 
 
 def test_forbidden_path():
-    prove(Path(StreamBuffer(1), "dut.o__ready", "dut.o__valid"), depth=2)
+    prove(Connection(StreamBuffer(1), "dut.o__ready", "dut.o__valid"), depth=2)
     with pytest.raises(Failed, match=r"dut\.o__valid depends on dut\.o__ready within a cycle"):
-        prove(Path(Timid(), "dut.o__ready", "dut.o__valid"), depth=2)
+        prove(Connection(Timid(), "dut.o__ready", "dut.o__valid"), depth=2)
     with pytest.raises(ToolError, match="SymbiYosys fails"):
-        prove(Path(StreamBuffer(1), "dut.o__raedy", "dut.o__valid"), depth=2)
+        prove(Connection(StreamBuffer(1), "dut.o__raedy", "dut.o__valid"), depth=2)
