@@ -1,8 +1,9 @@
 """Stand-ins for Yosys, nextpnr and icepack that fail, stall or succeed as a test asks.
 
 Environment variables tell them what to do: ``FAKE_FMAX`` (MHz by seed, starting with seed 1),
-``FAKE_CONSTRAINT`` (MHz), ``FAKE_FAIL`` and ``FAKE_STALL`` (name of a tool), ``FAKE_SAY`` (last
-words of the one that fails), ``FAKE_VERSION``. Every run is noted in ``FAKE_CALLS``.
+``FAKE_CONSTRAINT`` (MHz), ``FAKE_OTHER_FMAX`` (MHz, of another clock, meant for 12), ``FAKE_FAIL``
+and ``FAKE_STALL`` (name of a tool), ``FAKE_SAY`` (last words of the one that fails),
+``FAKE_VERSION``. Every run is noted in ``FAKE_CALLS``.
 """
 
 from __future__ import annotations
@@ -63,8 +64,11 @@ elif name.startswith("nextpnr"):
     print("Info:        565 |        1        456 |    1   456 |        17|       0.03       0.03|")
     cells = json.loads({cells!r})
     ends = {{"from": {{"cell": next(iter(cells))}}, "to": {{"cell": "system.link.x"}}}}
+    clocks = {{"clk": {{"achieved": fmax, "constraint": wanted}}}}
+    if env("FAKE_OTHER_FMAX"):
+        clocks["other"] = {{"achieved": float(env("FAKE_OTHER_FMAX")), "constraint": 12}}
     pathlib.Path(option["--report"]).write_text(json.dumps({{
-        "fmax": {{"clk": {{"achieved": fmax, "constraint": wanted}}}},
+        "fmax": clocks,
         "critical_paths": [{{"from": "posedge clk", "to": "posedge clk", "path": [ends]}}],
         "utilization": {{"ICESTORM_LC": {{"used": 6, "available": 5280}},
                         "ICESTORM_RAM": {{"used": 1, "available": 30}},
@@ -76,7 +80,7 @@ elif name.startswith("nextpnr"):
     pathlib.Path(option["--write"]).write_text(
         json.dumps({{"modules": {{"top": {{"cells": placed}}}}}}))
     pathlib.Path(option["--asc"]).write_text(f"seed {{seed}}")
-    if fmax < wanted:
+    if any(clock["achieved"] < clock["constraint"] for clock in clocks.values()):
         print("ERROR: Max frequency for clock 'clk': FAIL")
         sys.exit(1)
 elif name == "icepack":

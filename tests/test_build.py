@@ -225,8 +225,8 @@ def test_an_unchanged_build_runs_no_tool(command, fakes, tmp_path):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("change", ["top.bin", "report.json", "cache.json", "options", "tools",
-                                    "model"])
+@pytest.mark.parametrize("change", ["top.bin", "report.json", "cache.json", "options", "clock",
+                                    "tools", "model", "weights"])
 def test_whatever_changes_is_built_again(command, fakes, tmp_path, monkeypatch, change):
     out = tmp_path / "out"
     assert command("--output", out)[0] == 0
@@ -234,11 +234,19 @@ def test_whatever_changes_is_built_again(command, fakes, tmp_path, monkeypatch, 
     options = []
     if change == "options":
         options = ["--seeds", "2"]
+    elif change == "clock":
+        options = ["--frequency", "30"]
+        monkeypatch.setenv("FAKE_CONSTRAINT", "30")
     elif change == "tools":
         monkeypatch.setenv("FAKE_VERSION", "0.71")
-    elif change == "model":
+    elif change in ("model", "weights"):
         other = random_model(np.random.default_rng(4), input_shape=(5, 5, 1), classes=4,
                              kinds=["dense"], name="small")
+        if change == "weights":
+            other = small_model()
+            terms = other.layers[-1].terms
+            terms[...] = terms[..., ::-1, :, :]
+            assert (terms != small_model().layers[-1].terms).any()
         modelfile.save(other, tmp_path / "other.safetensors")
         arguments["model"] = tmp_path / "other.safetensors"
     elif change == "cache.json":
@@ -296,6 +304,17 @@ def test_missed_timing(command, fakes, tmp_path, monkeypatch):
     assert f"'network.{small_model().layers[0].name}'" in err
     assert names(out) == {"yosys.log", "nextpnr.log"}
     assert programs(fakes) == ["yosys", "nextpnr-ice40"]
+
+
+def test_a_clock_beside_the_design_s_own_that_misses_its_timing(command, fakes, tmp_path,
+                                                               monkeypatch):
+    monkeypatch.setenv("FAKE_OTHER_FMAX", "11.9")
+    status, printed, err = command("--output", tmp_path / "out", "--seeds", 1, "--json")
+    assert (status, printed) == (1, "")
+    assert "timing is missed" in err
+    assert "top.bin" not in names(tmp_path / "out")
+    monkeypatch.setenv("FAKE_OTHER_FMAX", "12")
+    assert command("--output", tmp_path / "out", "--seeds", 1)[0] == 0
 
 
 def test_a_near_miss_is_tried_again_with_other_seeds(command, fakes, tmp_path, monkeypatch):
