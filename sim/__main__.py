@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from flightrtl.errors import UserError, run_cli
 
 if TYPE_CHECKING:
+    from flightrtl.planner import Plan
     from flightrtl.progress import Progress
 
     from .compare import Comparison
-    from .engine import Engine, Watch
+    from .engine import Engine, Trace, Watch
 
 __all__ = ["main"]
 
@@ -79,10 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     options = _parser().parse_args(arguments)
-    if options.level != "rtl":
-        raise UserError(
-            f"--level {options.level}: this version simulates the gateware's source only: "
-            "--level rtl")
+    if options.level != "rtl" and options.engine is not None:
+        raise UserError(f"--engine chooses a simulator of the gateware's source: leave it out, or "
+                        f"--level {options.level}")
     form = "vcd" if options.vcd else "fst"
     waveform = options.vcd or options.fst
     if options.level != "rtl" and (options.trace_layers or waveform):
@@ -95,9 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from flightrtl import boards, modelfile, planner
     from flightrtl.progress import Progress
 
+    from .bitstream import BitstreamEngine
     from .compare import compare
     from .engine import Stuck
     from .images import choose
+    from .netlist import NetlistEngine
     from .tracing import require_room
     from .waves import check_path, record_image
 
@@ -111,9 +113,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                             seed=options.seed)
     plan = planner.plan(model, board)
     progress = Progress()
-    name, engine = _engine(options.engine, progress)
     recorded = _recorded(model.provenance, options)
     expected = plan.latency_cycles + (len(images) - 1) * plan.cycles_per_inference
+    engine: Engine
+    line = None
+    if options.level == "rtl":
+        name, engine = _engine(options.engine, progress)
+    elif options.level == "netlist":
+        name, engine = "verilator", NetlistEngine(board, progress)
+    else:
+        name, engine = "verilator", BitstreamEngine(options.model, options.board, progress)
+        line = engine.line_cycles(model)
+        expected = len(images) * line
 
     progress.step(f"simulating {model.name} for {board.name}, {len(images):,} images, about "
                   f"{expected:,} cycles")
@@ -131,12 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                   "second")
 
     if options.json:
-        print(json.dumps(result.as_json() | {
+        print(json.dumps(result.as_json() | _on_line(result.trace, line) | {
             "planned_cycles_per_inference": plan.cycles_per_inference,
             "recorded_top1": recorded, "model": model.name, "board": board.name, "engine": name,
             "level": options.level}, indent=2))
     else:
-        _print(result, plan.cycles_per_inference, plan.latency_cycles, recorded)
+        _print(result, plan, recorded, line)
     if waveform:
         record_image(plan, model, images, result.first_wrong or 0, waveform, form, progress)
     if result.mismatches:
@@ -145,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result.mismatches > _SHOWN:
             print(f"error: and {result.mismatches - _SHOWN} more", file=sys.stderr)
         if options.level == "rtl" and not options.trace_layers:
-            print("error: --trace-layers names the first layer that differs", file=sys.stderr)
+            print("  what helps: --trace-layers, which names the first layer that differs",
+                  file=sys.stderr)
     if result.layers is not None and result.layers.culprit is not None:
         print(f"error: {result.layers.verdict}", file=sys.stderr)
         return 1
@@ -178,8 +190,21 @@ def _recorded(provenance: Mapping[str, Any], options: argparse.Namespace) -> flo
     return top1 if same and isinstance(top1, float) else None
 
 
-def _print(result: Comparison, interval: int, latency: int, recorded: float | None) -> None:
-    """The table for people; ``interval`` and ``latency`` are the planner's."""
+def _on_line(trace: Trace, line: int | None) -> dict[str, Any]:
+    """What JSON says of times where images arrive over a serial line, which sets the pace.
+
+    ``line`` is how many cycles the bytes of an image and its answer take there.
+    """
+    if line is None:
+        return {}
+    return {"cycles_per_inference": None, "latency_cycles": None, "steady": None,
+            "cycles_per_image_on_the_line": int((trace.finished - trace.started).max()),
+            "cycles_of_its_bytes": line}
+
+
+def _print(result: Comparison, plan: Plan, recorded: float | None, line: int | None) -> None:
+    """The table for people; ``line`` as for :func:`_on_line`."""
+    interval, latency = plan.cycles_per_inference, plan.latency_cycles
     trace = result.trace
     measured = "unknown: takes two images or more"
     if trace.cycles_per_inference is not None:
@@ -192,8 +217,12 @@ def _print(result: Comparison, interval: int, latency: int, recorded: float | No
           + (f"; recorded: {recorded:.2%}" if recorded is not None else ""))
     print(f"mismatches            {result.mismatches:,} of {result.expected.size:,} logits and "
           f"{result.images:,} winners")
-    print(f"cycles per inference  {measured} (planned: {interval:,})")
-    print(f"latency in cycles     {trace.latency_cycles:,} (planned: {latency:,})")
+    if line is None:
+        print(f"cycles per inference  {measured} (planned: {interval:,})")
+        print(f"latency in cycles     {trace.latency_cycles:,} (planned: {latency:,})")
+    else:
+        print(f"cycles per image      {(trace.finished - trace.started).max():,} over the serial "
+              f"port, of which its bytes take {line:,}")
     print(f"simulation            {trace.cycles:,} cycles in {trace.seconds:.1f} s: "
           f"{trace.cycles_per_second:,.0f} cycles/s, {result.images / trace.seconds:,.1f} "
           f"images/s on {trace.cores} core{'s' if trace.cores > 1 else ''}; "

@@ -43,6 +43,7 @@ from flightrtl.toolchain import Tool
 from . import verilator
 from .engine import Trace, Watch
 from .netlist import library_cells
+from .observed import Observed
 from .serial_line import SerialLine
 from .simulation import Design, Port
 
@@ -129,9 +130,17 @@ class BitstreamEngine:
                              f"and the design is made for {report['clock_mhz']:g} MHz")
         self._progress = progress
 
-    def __call__(self, network: Network, images: IntArray, *, patience: int,
-                 watch: Watch | None = None) -> Trace:
+    def line_cycles(self, model: Model) -> int:
+        """Cycles that the bytes of a request and of its answer take on the line, at least."""
+        frame = Frame.of(model)
+        return round(10 * (frame.request_size + frame.answer_size) * self.chip.clock_mhz
+                     * 1_000_000 / self.board.uart.baud)
+
+    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+                 watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         """Classify images over the serial port; of ``network`` only the model matters here."""
+        if isinstance(network, Observed):
+            raise ValueError("a bitstream's layers cannot be observed: take the network itself")
         start = time.perf_counter()
         design = self.chip.compile(self.board, self._progress)
         return simulate(design, self.chip, self.board, network.model, images, patience=patience,

@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Of a network whose bitstream is simulated, only the model is asked.)
 """Runs images through a network and compares all that comes out with the golden model."""
 
 from __future__ import annotations

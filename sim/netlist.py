@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from flightrtl.toolchain import Tool
 
 from . import verilator
 from .engine import Trace, Watch
+from .observed import Observed
 from .parallel import run_images
 from .simulation import Design, Port, Simulation
 
@@ -68,9 +69,11 @@ class NetlistEngine:
         self._progress = progress
         self._threads = threads
 
-    def __call__(self, network: Network, images: IntArray, *, patience: int,
-                 watch: Watch | None = None) -> Trace:
+    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+                 watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         """Run images through a network's netlist; see :class:`~sim.engine.Engine`."""
+        if isinstance(network, Observed):
+            raise ValueError("a netlist's layers cannot be observed: take the network itself")
         start = time.perf_counter()
         design = compile_netlist(network, self._board, self._progress)
         return run_images(design, network, images, patience=patience, watch=watch,
