@@ -6,11 +6,11 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import builds, components, mutations, pe, verification
+from . import builds, components, mutations, pe, simulation, verification
 
 BENCHMARKS = {"builds": builds.main, "components": components.main,
               "mutations": mutations.main, "pe": pe.main,
-              "verification": verification.main}
+              "simulation": simulation.main, "verification": verification.main}
 
 
 def main() -> int | None:

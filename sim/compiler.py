@@ -22,12 +22,15 @@ from flightrtl.errors import BuildError, UserError
 from flightrtl.files import atomic_path, atomic_write
 from flightrtl.progress import Progress
 
-__all__ = ["INSTALL", "Compiler", "cache_folder", "cached_library", "find", "key", "library",
-           "search"]
+__all__ = ["CACHE_VARIABLE", "INSTALL", "Compiler", "cache_folder", "cached_library", "find", "key",
+           "library", "search"]
 
 INSTALL = ("install one (on Debian: apt install g++), or pip install ziglang, "
            "or name yours with the environment variable CXX")
 """How to get a compiler, in words."""
+
+CACHE_VARIABLE = "FLIGHTRTL_CACHE"
+"""Environment variable that names the folder for the cache."""
 
 _NAMES = ("g++", "c++", "clang++")
 _KEPT = 200
@@ -105,10 +108,10 @@ def _ask(command: tuple[str, ...]) -> Compiler | None:
 def cache_folder() -> Path:
     """Where finished libraries are kept.
 
-    ``sim`` in the folder that the environment variable ``FLIGHTRTL_CACHE`` names, else in
+    ``sim`` in the folder that the environment variable :data:`CACHE_VARIABLE` names, else in
     ``flightrtl`` of the user's folder for such things (``XDG_CACHE_HOME``, ``~/.cache``).
     """
-    if named := os.environ.get("FLIGHTRTL_CACHE"):
+    if named := os.environ.get(CACHE_VARIABLE):
         return Path(named) / "sim"
     # As the standard has it, a relative path is to be ignored.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -193,8 +196,7 @@ def library(name: str, sources: Sequence[Path], *, compiler: Compiler, folder: P
             json.dump({"sha256": file_digest(cache / output), "compiler": compiler.version}, file)
     except OSError as error:
         raise BuildError(f"{cache}: {error.strerror}",
-                         knob="name another folder with the environment variable "
-                              "FLIGHTRTL_CACHE") from error
+                         knob=f"name another folder with {CACHE_VARIABLE}") from error
     _prune(cache)
     return cache / output
 
