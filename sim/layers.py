@@ -19,8 +19,12 @@ from .simulation import Simulation
 
 __all__ = ["Activity", "LayerActivity", "activity", "count"]
 
-_IMAGES = 12
-"""Images after which counting ends, should the counts still vary."""
+_IMAGES = 200
+"""Images after which counting ends, should the counts still vary. A layer that is a little faster
+than the slowest one fills the buffer between them by a little with each image."""
+
+_AHEAD = 24
+"""Images on offer at a time: more than the pipeline takes while one leaves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,8 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
     network : Observed
         The gateware.
     images : array of integers, (images, height, width, channels)
-        At least one. They are fed again and again until the counts repeat.
+        At least one. They are fed over and over until the counts repeat; which values they have
+        changes nothing.
     patience : int
         As for an engine.
 
@@ -195,12 +200,13 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
     """
     size, classes = network.model.input.size, network.model.output.size
     due = np.array([size, *(network.model.tensors[name].size for name in network.places[1:])])
-    # Twice what will be asked for: the pipeline swallows some ahead of the results.
-    values = np.resize(np.asarray(images, np.int64).reshape(-1), 2 * _IMAGES * size)
+    values = np.resize(np.asarray(images, np.int64).reshape(-1), (_AHEAD + 1) * size)
+    taken = 0
     rows: list[IntArray] = []
     for number in range(_IMAGES):
         # From one image's last logit to the next's: a run goes on where the one before ended.
-        run = simulation.run({"i": values}, {"o": classes},
+        offered = values[taken % size:]
+        run = simulation.run({"i": offered}, {"o": classes},
                              cycles=(patience + 1) * (size + classes),
                              watch=[*network.work.values(), *network.streams.values()],
                              record=False, patience=patience)
@@ -208,7 +214,7 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
             raise Stuck(f"the network is stuck: no transfer in {patience} cycles, in image "
                         f"{number} of those that are fed to count cycles", observed={},
                         offering=(), part=slice(0, 0), finished=0)
-        values = values[run.counts["i"].transfer:]
+        taken += run.counts["i"].transfer
         rows.append(np.array([
             [(work := run.counts[port]).transfer, work.stalled, work.idle,
              run.counts[network.streams.get(name, port)].transfer]

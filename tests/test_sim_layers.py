@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """What each layer does in an inference, and which of them is the first to be wrong."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +9,15 @@ import pytest
 from amaranth import Module, Signal
 from amaranth.lib import wiring
 
-from flightrtl import boards, golden, modelfile, planner, samples
+from flightrtl import boards, golden, modelfile, models, planner, samples
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Network
 from flightrtl.gateware.buffer import StreamBuffer
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.planner.cycles import measure
-from sim import cxxrtl
+from sim import compiler, cxxrtl
+from sim.__main__ import main
 from sim.amaranth_engine import simulate
 from sim.engine import Stuck
 from sim.layers import activity, count
@@ -24,6 +26,9 @@ from sim.tracing import compare_layers, require_room
 from tests.models import random_images, random_model
 
 PATIENCE = 600
+
+compiled = pytest.mark.skipif(compiler.search() is None,
+                              reason=f"there is no C++ compiler: {compiler.INSTALL}")
 
 
 class Faulty(StreamBuffer):
@@ -213,7 +218,7 @@ def check_activity(found, network, timing):
 
 
 @pytest.mark.parametrize(("board", "engine"), [
-    ("ice40", "python"), ("ice40", "cxxrtl"), ("ecp5", "python")])
+    ("ice40", "python"), pytest.param("ice40", "cxxrtl", marks=compiled), ("ecp5", "python")])
 def test_activity_is_what_the_planner_foresees(board, engine):
     plan, network, images = bundled("digits", board)
     if engine == "cxxrtl":
@@ -251,10 +256,121 @@ def test_activity_takes_images_enough():
     assert activity(network, simulate(network, images[:2], patience=5000).counts) is None
 
 
+@compiled
 def test_counting_tells_a_stuck_network():
     _, network, images = bundled("digits", "ice40")
     with pytest.raises(Stuck, match="no transfer in 3 cycles, in image 0 of those"):
         count(cxxrtl.build(network).simulation(), network, images, patience=3)
+
+
+@pytest.fixture
+def broken_digits(monkeypatch):
+    """The network of ``digits`` with a fault of the given kind in ``conv1``; and its first effect.
+
+    Only what is simulated has it; the golden model, and all that is expected, do not.
+    """
+    model = modelfile.load("digits")
+    images = samples.load("digits")[0].astype(np.int64)
+    layer = model.layers[0]
+    truth = golden.trace(model, images)["conv1"]
+
+    def plant(fault):
+        def faulty(*arguments, **options):
+            network = Network(*arguments, **options)
+            stage = network.stages["conv1"]
+            if fault == "term":
+                # The sign of one weight, in the ROM: the filter of lane 0, the last word.
+                stage.weights.words[stage.folded.words - 1] ^= 1 << layer.format.exponent_bits
+            else:
+                stage.buffer = Faulty(stage.buffer.i.payload.shape(), 400, fault)
+            return network
+
+        monkeypatch.setattr("sim.compare.Network", faulty)
+
+    terms = layer.terms.copy()
+    terms[0, -1, -1, -1] ^= 1 << layer.format.exponent_bits
+    wrong = golden.apply(replace(layer, terms=terms), images[..., :])
+    place = np.argwhere(wrong != truth)[0]
+    return plant, place, int(wrong[tuple(place)]), int(truth[tuple(place)])
+
+
+@pytest.mark.parametrize("engine", ["python", pytest.param("cxxrtl", marks=compiled)])
+def test_the_command_names_layer_pixel_channel_and_values(engine, broken_digits, capsys):
+    plant, (image, row, column, channel), value, expected = broken_digits
+    plant("term")
+    arguments = ["digits", "--images", "4", "--engine", engine]
+    verdict = (f"error: layer 'conv1' is the first that differs: image {image}, row {row}, column "
+               f"{column}, channel {channel} is {value}, must be {expected}")
+    assert main([*arguments, "--trace-layers"]) == 1
+    output = capsys.readouterr()
+    assert output.err.splitlines()[-1] == verdict
+    assert "differ" in output.out
+    assert main([*arguments, "--trace-layers", "--json"]) == 1
+    trace = json.loads(capsys.readouterr().out)["trace"]
+    assert trace["first"] == "conv1"
+    assert trace["layers"][0]["first"] == {
+        "image": image, "row": row, "column": column, "channel": channel, "value": value,
+        "expected": expected, "slip": 0}
+    if main(arguments) == 1:  # it may be that no logit changes
+        assert "what helps: --trace-layers" in capsys.readouterr().err
+
+
+@compiled
+def test_the_command_names_the_layer_that_loses_a_value(broken_digits):
+    plant, *_ = broken_digits
+    plant("lose")
+    arguments = ["digits", "--images", "3", "--engine", "cxxrtl"]
+    with pytest.raises(Stuck, match=r"is stuck: no transfer(.|\n)*layer 'conv1' is the first that "
+                                    r"differs: image 1, row .* a value is missing"):
+        main([*arguments, "--trace-layers"])
+    with pytest.raises(Stuck, match=r"is stuck(.|\n)*what helps: --trace-layers, which names"):
+        main(arguments)
+
+
+@compiled
+@pytest.mark.parametrize("form", ["vcd", "fst"])
+def test_the_command_records_the_image_that_is_wrong(form, broken_digits, capsys, tmp_path):
+    plant, (image, *_), *_ = broken_digits
+    plant("term")
+    path = tmp_path / f"wrong.{form}"
+    assert main(["digits", "--images", "4", "--engine", "cxxrtl", "--trace-layers",
+                 f"--{form}", str(path)]) == 1
+    assert f"recording image {image} of 4 in " in capsys.readouterr().err
+    assert path.stat().st_size > 10_000
+
+
+@compiled
+@pytest.mark.parametrize("name", models.names())
+def test_bundled_models_are_as_busy_as_planned(name):
+    plan, network, images = bundled(name, "ice40")
+    counts = count(cxxrtl.build(network).simulation(), network, images, patience=200_000)
+    found = activity(network, counts)
+    assert found.steady
+    assert found.interval == plan.cycles_per_inference
+    assert sorted(layer.name for layer in found.slowest) == sorted(
+        layer.name for layer in plan.layers if layer.cycles == plan.slowest.cycles)
+    for layer in found.layers:
+        assert layer.cycles == found.interval
+        assert layer.needs - layer.stalled <= layer.busy <= layer.needs
+    # The cycle model looks at the first interval that is as long as the one before, be the
+    # buffers full by then or not.
+    spans = counts[:, 0, :3].sum(axis=1)
+    looked_at = next((n for n in range(2, len(spans)) if spans[n] == spans[n - 1]), -1)
+    timing = measure(network.model, plan.foldings, memory_register=plan.board.memory_register)
+    for place, counted in zip(network.places, counts[looked_at], strict=True):
+        if place in timing.busy:
+            assert tuple(counted[:2]) == (timing.busy[place], timing.starved[place])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--level", "netlist", "--trace-layers"], "look into the gateware's source: leave them out"),
+    (["--level", "bitstream", "--vcd", "a.vcd"], "look into the gateware's source: leave them"),
+    (["--fst", "no/such/folder/a.fst"], "there is no folder no.such.folder: make it first"),
+    (["--trace-layers", "--images", "9999999"], "choose at most "),
+])
+def test_refuses(arguments, message):
+    with pytest.raises(UserError, match=message):
+        main(["digits", *arguments])
 
 
 def test_refuses_more_values_than_fit():
