@@ -73,10 +73,11 @@ def test_judgement(step, outcome, problem, tmp_path):
 
 def test_missing_compiler_and_decoder_are_told(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
+    for name in ("CXX", "ICEBOX_VLOG"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "C++ compiler" in str(steps()["rtl/mnist/ice40"].missing())
-    assert "icebox_vlog is not" in str(steps()["bitstream/mnist/ice40"].missing())
+    assert "icebox_vlog is needed" in str(steps()["bitstream/mnist/ice40"].missing())
 
 
 def test_simulation_keeps_the_promised_cycles(tmp_path):
@@ -92,9 +93,12 @@ def test_simulation_keeps_the_promised_cycles(tmp_path):
 
 def test_speed_and_mutations(tmp_path):
     plain = {"name": "", "title": "", "command": ()}
-    assert Speed(**plain).judge('{"ratio": 250.0}', tmp_path) == ({"ratio": 250.0}, [])
-    assert Speed(**plain).judge('{"ratio": 199.0}', tmp_path)[1] == [
-        "only 199 times as fast, not 200"]
+    rows = [{"model": "mnist", "board": name, "one_core_ratio": ratio}
+            for name, ratio in (("a", 250.0), ("b", 199.0))]
+    results, problems = Speed(**plain).judge(json.dumps({"results": rows}), tmp_path)
+    assert results == {"ratio": 199.0, "ratios": {"mnist/a": 250.0, "mnist/b": 199.0}}
+    assert problems == ["mnist/b: only 199 times as fast, not 200"]
+    assert Speed(**plain).judge(json.dumps({"results": rows[:1]}), tmp_path)[1] == []
     faults = [{"id": "a", "outcome": "caught"}, {"id": "b", "outcome": "survived"}]
     results, problems = Mutations(**plain).judge(json.dumps({"results": faults}), tmp_path)
     assert (results["faults"], results["found"]) == (2, 1)
