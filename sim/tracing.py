@@ -21,8 +21,8 @@ __all__ = ["Difference", "LayerTrace", "LayerTraces", "compare_layers", "require
 _BATCH = 256
 """Images that the golden model computes in one go."""
 
-_MOST_VALUES = 200_000_000
-"""Values of all layers that are kept; some gigabytes."""
+_MOST_VALUES = 100_000_000
+"""Values of all layers that are kept: about two gigabytes, with their cycles."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class LayerTrace:
         The first of them.
     offering : bool
         Whether, at the end, it offered a value that nobody took.
+    first_image : int
+        What the first of the images is called.
     """
 
     name: str
@@ -87,6 +89,7 @@ class LayerTrace:
     differing: int = 0
     first: Difference | None = None
     offering: bool = False
+    first_image: int = 0
 
     @property
     def right(self) -> bool:
@@ -101,11 +104,11 @@ class LayerTrace:
         if self.given > self.expected:
             return f"{self.given - self.expected} values too many at the end"
         if self.given < self.expected:
-            image, place = divmod(self.given, self.expected and int(np.prod(self.shape)))
+            image, place = divmod(self.given, int(np.prod(self.shape)))
             row, column, channel = map(int, np.unravel_index(place, self.shape))
-            return (f"image {image}, row {row}, column {column}, channel {channel} is missing, "
-                    f"and all after it; {'it was offered and not taken' if self.offering else ''}"
-                    ).removesuffix("; ")
+            text = (f"image {self.first_image + image}, row {row}, column {column}, channel {channel} is missing, "
+                    "and all after it")
+            return f"{text}; it was offered and not taken" if self.offering else text
         return ""
 
     def as_json(self) -> dict[str, Any]:
@@ -205,19 +208,17 @@ def compare_layers(network: Observed, images: IntArray, streams: Mapping[str, In
     given = {name: network.values(name, streams[port]) for name, port in network.streams.items()}
     found = {name: LayerTrace(
         name, model.tensors[name].shape, expected=len(images) * model.tensors[name].size,
-        given=len(given[name]), offering=port in offering)
+        given=len(given[name]), offering=port in offering, first_image=first_image)
         for name, port in network.streams.items()}
     for start in range(0, len(images), _BATCH):
         truth = golden.trace(model, images[start:start + _BATCH])
         for name, values in given.items():
-            found[name] = _compare(found[name], values, truth[name].reshape(-1), start,
-                                   first_image)
+            found[name] = _compare(found[name], values, truth[name].reshape(-1), start)
     return LayerTraces(tuple(found.values()))
 
 
-def _compare(trace: LayerTrace, values: IntArray, expected: IntArray, image: int,
-             first_image: int) -> LayerTrace:
-    """``trace``, with what another batch of images adds to it."""
+def _compare(trace: LayerTrace, values: IntArray, expected: IntArray, image: int) -> LayerTrace:
+    """``trace``, with what another batch of images, from number ``image`` on, adds to it."""
     size = int(np.prod(trace.shape))
     values = values[image * size:image * size + len(expected)]
     differs = values != expected[:len(values)]
@@ -228,7 +229,7 @@ def _compare(trace: LayerTrace, values: IntArray, expected: IntArray, image: int
     number, place = divmod(index, size)
     row, column, channel = map(int, np.unravel_index(place, trace.shape))
     return replace(trace, differing=trace.differing + count, first=Difference(
-        image=first_image + image + number, row=row, column=column, channel=channel,
+        image=trace.first_image + image + number, row=row, column=column, channel=channel,
         value=int(values[index]), expected=int(expected[index]),
         slip=_slip(values[index:index + size], expected[index:index + size])))
 

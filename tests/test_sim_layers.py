@@ -179,6 +179,9 @@ def test_a_stream_that_is_short_is_found(case):
     row, column, channel = (size - 1 for size in shape[1:])
     assert traces.verdict.endswith(
         f"image 2, row {row}, column {column}, channel {channel} is missing, and all after it")
+    later = compare_layers(network, images, stuck.observed, offering=stuck.offering,
+                           first_image=16)
+    assert "is the first that differs: image 18, row" in later.verdict
 
 
 def test_a_layer_that_stops_is_named_and_not_those_that_wait_for_it(case):
