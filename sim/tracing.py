@@ -106,8 +106,8 @@ class LayerTrace:
         if self.given < self.expected:
             image, place = divmod(self.given, int(np.prod(self.shape)))
             row, column, channel = map(int, np.unravel_index(place, self.shape))
-            text = (f"image {self.first_image + image}, row {row}, column {column}, channel {channel} is missing, "
-                    "and all after it")
+            text = (f"image {self.first_image + image}, row {row}, column {column}, channel "
+                    f"{channel} is missing, and all after it")
             return f"{text}; it was offered and not taken" if self.offering else text
         return ""
 
