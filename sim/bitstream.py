@@ -110,6 +110,8 @@ class BitstreamEngine:
         Name or file, as for :class:`flightrtl.flow.Request`.
     progress : Progress
         Where to tell what is being done.
+    output : Path, optional
+        Folder of the build; ``build/<board>/<model>`` by default.
 
     Raises
     ------
@@ -117,11 +119,14 @@ class BitstreamEngine:
         If a tool is missing, the board's device cannot be decoded, or the build fails.
     """
 
-    def __init__(self, model: str, board: str, progress: Progress) -> None:
+    def __init__(self, model: str, board: str, progress: Progress, *,
+                 output: Path | None = None) -> None:
         self.board = boards.load(board)
         find_decoder(self.board)
         verilator.check()
-        report = json.loads(flow.build(flow.Request(model=model, board=board), progress)[0])
+        request = flow.Request(model=model, board=board, output=output)
+        report = json.loads(flow.build(request, progress)[0])
+        self.output = Path(report["bitstream"]).parent
         progress.step(f"decoding {report['bitstream']}")
         self.chip = decode(Path(report["bitstream"]), self.board, progress)
         progress.done(f"{float(self.chip.clock_mhz):g} MHz")
