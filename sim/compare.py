@@ -145,8 +145,10 @@ def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: 
             raise
         found = compare_layers(observed, images[stuck.part], stuck.observed,
                                offering=stuck.offering, first_image=stuck.part.start)
+        wrong = [layer.first.image - stuck.part.start for layer in found.layers if layer.first]
         raise Stuck(f"{stuck}\n{found.as_text()}\n{found.verdict}", observed=stuck.observed,
-                    offering=stuck.offering, part=stuck.part, finished=stuck.finished) from stuck
+                    offering=stuck.offering, part=stuck.part,
+                    finished=min([stuck.finished, *wrong])) from stuck
     return Comparison(
         trace=trace, expected=expected, labels=labels,
         activity=None if trace.counts is None else activity(observed, trace.counts),

@@ -113,7 +113,7 @@ class Stuck(BuildError):
     part : slice
         The images that ``observed`` is of.
     finished : int
-        How many of them had all their logits.
+        How many of them had all their logits, and no value that is known to be wrong.
     """
 
     def __init__(self, message: str, *, observed: Streams, offering: Collection[str],

@@ -289,6 +289,7 @@ def broken_digits(monkeypatch):
             return network
 
         monkeypatch.setattr("sim.compare.Network", faulty)
+        monkeypatch.setattr("sim.waves.Network", faulty)
 
     terms = layer.terms.copy()
     terms[0, -1, -1, -1] ^= 1 << layer.format.exponent_bits
@@ -319,13 +320,19 @@ def test_the_command_names_layer_pixel_channel_and_values(engine, broken_digits,
 
 
 @compiled
-def test_the_command_names_the_layer_that_loses_a_value(broken_digits):
+def test_the_command_names_the_layer_that_loses_a_value(broken_digits, capsys, tmp_path):
     plant, *_ = broken_digits
     plant("lose")
     arguments = ["digits", "--images", "3", "--engine", "cxxrtl"]
+    path = tmp_path / "wrong.vcd"
     with pytest.raises(Stuck, match=r"is stuck: no transfer(.|\n)*layer 'conv1' is the first that "
                                     r"differs: image 1, row .* a value is missing"):
-        main([*arguments, "--trace-layers"])
+        main([*arguments, "--trace-layers", "--vcd", str(path)])
+    told = capsys.readouterr().err
+    assert "recording image 1 of 3 in " in told
+    # Alone, from reset, this image does not come as far as the fault.
+    assert "it ends where" not in told
+    assert path.stat().st_size > 100_000
     with pytest.raises(Stuck, match=r"is stuck(.|\n)*what helps: --trace-layers, which names"):
         main(arguments)
 
