@@ -8,6 +8,8 @@ from flightrtl import boards, golden, modelfile
 from flightrtl.gateware import Folding, Network
 from flightrtl.model import WeightedLayer
 from flightrtl.planner import plan
+from flightrtl.planner.cycles import measure
+from tests.models import random_images, random_model
 from tests.streams import run_streams
 from tests.synthesis import cells
 
@@ -38,6 +40,24 @@ def test_plan_equals_gateware(name, board, images):
     ends = run.cycles["o"][model.output.size - 1::model.output.size]
     assert ends[0] - run.cycles["i"][0] == planned.latency_cycles
     assert ends[-1] - ends[-2] == planned.cycles_per_inference
+
+
+@pytest.mark.parametrize(("seed", "foldings"), [
+    (102, [Folding(8, 2), Folding(1, 1, True), Folding(4, 2, True), Folding(1, 3, True)]),
+    (150, [Folding(3, 4, True), Folding(2, 1), Folding(12, 1)]),
+    (621, [Folding(5, 2), Folding(1, 5), Folding(8, 3), Folding(3, 2)]),
+])
+def test_cycle_model_equals_gateware_where_buffers_are_full(seed, foldings):
+    """Small maps before slow layers: a layer stops as the buffer of the next one has no room."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, input_shape=tuple(rng.integers(1, [6, 6, 4]).tolist()))
+    names = [layer.name for layer in model.layers if isinstance(layer, WeightedLayer)]
+    chosen = dict(zip(names, foldings, strict=True))
+    timing = measure(model, chosen)
+    run = simulate(Network(model, chosen), random_images(rng, model, 8))
+    ends = run.cycles["o"][model.output.size - 1::model.output.size]
+    assert ends[0] - run.cycles["i"][0] == timing.latency
+    assert ends[-1] - ends[-2] == timing.interval
 
 
 @pytest.mark.parametrize("board", ["ice40", "ecp5"])
