@@ -142,6 +142,7 @@ def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: 
     except Stuck as stuck:
         if not trace_layers:
             stuck.knob = "--trace-layers, which names the first layer that is wrong"
+        if not stuck.observed:
             raise
         found = compare_layers(observed, images[stuck.part], stuck.observed,
                                offering=stuck.offering, first_image=stuck.part.start)

@@ -78,7 +78,8 @@ class Activity:
     interval : int
         Cycles between the last logits of two images that follow each other.
     steady : bool
-        Whether every count was the same an image before.
+        Whether every count was the same an image before, and each layer handed on as much as an
+        image has.
     layers : sequence of LayerActivity
         ``"input"`` first, then the layers in the network's order.
     """
@@ -155,8 +156,16 @@ def activity(network: Observed, counts: IntArray) -> Activity | None:
     span = counts[last]
     layers = [_row(network, name, dict(zip(COUNTED, map(int, row), strict=True)))
               for name, row in zip(network.places, span, strict=True)]
+    # While buffers fill, more enters a layer than leaves it.
+    full = bool((span[:, COUNTED.index("given")] == _values(network)).all())
     return Activity(interval=layers[0].cycles, layers=layers,
-                    steady=last > 0 and bool((counts[last - 1] == span).all()))
+                    steady=full and last > 0 and bool((counts[last - 1] == span).all()))
+
+
+def _values(network: Observed) -> list[int]:
+    """Values of one image that each of the ``places`` hands on."""
+    tensors = network.model.tensors
+    return [network.model.input.size, *(tensors[name].size for name in network.places[1:])]
 
 
 def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity:
@@ -199,7 +208,6 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
         If the network is stuck.
     """
     size, classes = network.model.input.size, network.model.output.size
-    due = np.array([size, *(network.model.tensors[name].size for name in network.places[1:])])
     values = np.resize(np.asarray(images, np.int64).reshape(-1), (_AHEAD + 1) * size)
     taken = 0
     rows: list[IntArray] = []
@@ -219,8 +227,9 @@ def count(simulation: Simulation, network: Observed, images: IntArray, *,
             [(work := run.counts[port]).transfer, work.stalled, work.idle,
              run.counts[network.streams.get(name, port)].transfer]
             for name, port in network.work.items()], np.int64))
-        # While the pipeline fills, more enters a layer than leaves it.
-        if number > 1 and (rows[-1] == rows[-2]).all() and (rows[-1][:, 3] == due).all():
-            break
+        if number > 1:
+            found = activity(network, np.array(rows[1:]))
+            if found is not None and found.steady:
+                break
     # What the first image took is no interval.
     return np.array(rows[1:])
