@@ -7,10 +7,11 @@ them.
 """
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from amaranth import Array, Const, Module, Mux, Signal, signed, unsigned
+from amaranth import Array, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.hdl import Assert, Assume
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -166,6 +167,39 @@ def with_symbolic_k(scheduler: Any, *, filters, lanes, fixed=None, width=WIDTH):
     return Symbolic()
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Where the slots of the filters are, by the definition, and of one that the solver chose."""
+
+    before: list[Signal]
+    slots: Value
+    total: Value
+    chosen: Value
+    start: Value
+    end: Value
+
+
+def symbolic_packing(m, dut):
+    """The packing of a scheduler :func:`with_symbolic_k`, whose ``k`` and stalls this drives."""
+    filters, lanes = len(dut.k), dut.lanes
+    m.d.comb += dut.steps.stall.eq(AnySeq(1))
+    for symbol, port, value in zip(dut.symbols, dut.steps.k, dut.fixed, strict=True):
+        m.d.comb += [symbol.eq(value), port.eq(symbol)]
+        m.d.comb += Assume(symbol <= MOST, "k has a greatest value")
+    most = filters * MOST + lanes
+    before = [Signal(range(most), name=f"before_{n}") for n in range(filters + 1)]
+    for n in range(filters):
+        m.d.comb += before[n + 1].eq(before[n] + dut.symbols[n])
+    slots = before[filters]
+    total = Signal(range(most + 1))  # of a pixel: whole passes, at least one
+    m.d.comb += total.eq(Mux(slots == 0, lanes, (slots + lanes - 1) // lanes * lanes))
+    chosen, start, end = Signal(range(filters)), Signal(range(most)), Signal(range(most))
+    m.d.comb += [chosen.eq(AnyConst(chosen.shape())), start.eq(Array(before)[chosen]),
+                 end.eq(Array(before[1:])[chosen])]
+    m.d.comb += Assume(chosen < filters, "there is such a filter")
+    return Packing(before, slots, total, chosen, start, end)
+
+
 class VisitsEverySlot(wiring.Component):
     """Watches a scheduler from outside: one filter, of the solver's choice, and its slots.
 
@@ -182,27 +216,13 @@ class VisitsEverySlot(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.dut = dut = self.dut
-        filters, lanes, steps = len(dut.k), dut.lanes, dut.steps
+        filters, steps = len(dut.k), dut.steps
         free_inputs(m, dut)
-        m.d.comb += steps.stall.eq(AnySeq(1))
-        for symbol, port, value in zip(dut.symbols, steps.k, dut.fixed, strict=True):
-            m.d.comb += [symbol.eq(value), port.eq(symbol)]
-            m.d.comb += Assume(symbol <= MOST, "k has a greatest value")
-
-        most = filters * MOST + lanes
-        before = [Signal(range(most), name=f"before_{n}") for n in range(filters + 1)]
-        for n in range(filters):
-            m.d.comb += before[n + 1].eq(before[n] + dut.symbols[n])
-        slots = before[filters]
-        total = Signal(range(most + 1))  # of a pixel: whole passes, at least one
-        m.d.comb += total.eq(Mux(slots == 0, lanes, (slots + lanes - 1) // lanes * lanes))
-        chosen = Signal(range(filters))
-        m.d.comb += chosen.eq(AnyConst(chosen.shape()))
-        m.d.comb += Assume(chosen < filters, "there is such a filter")
-        start, end = Array(before)[chosen], Array(before[1:])[chosen]
-
+        pack = symbolic_packing(m, dut)
+        before, slots, total = pack.before, pack.slots, pack.total
+        chosen, start, end = pack.chosen, pack.start, pack.end
         takes, gives = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
-        slot = Signal(range(most))     # the next one
+        slot = Signal.like(start)         # the next one
         filter_ = Signal(range(filters))  # the one that o offers, or will
         partial, whole = Signal(WIDTH), Signal(WIDTH)
         pending = Signal()
