@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import warnings
 from fractions import Fraction
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from flightrtl import boards, modelfile, toolchain
 from flightrtl.errors import BuildError, UserError
 from flightrtl.progress import Progress
-from sim import bitstream
+from sim import bitstream, compiler
 from sim.__main__ import main
 from sim.images import choose
 from sim.serial_line import SerialLine
@@ -23,11 +22,12 @@ PATIENCE = 50_000
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """Digits on the icestick, built and decoded."""
-    if shutil.which("icebox_vlog") is None:
-        text = ("SKIPPED: the bitstream level is not tested, since icebox_vlog is missing: "
-                "apt install fpga-icestorm")
-        warnings.warn(pytest.PytestWarning(text), stacklevel=1)
-        pytest.skip(text)
+    missing = ("icebox_vlog is missing: apt install fpga-icestorm"
+               if shutil.which("icebox_vlog") is None
+               else "there is no C++ compiler: " + compiler.INSTALL
+               if compiler.search() is None else "")
+    if missing:
+        pytest.skip(f"the bitstream level is NOT tested, since {missing}")
     return bitstream.BitstreamEngine("digits", "icestick", Progress(),
                                      output=tmp_path_factory.mktemp("build"))
 

@@ -11,12 +11,14 @@ from flightrtl import boards, modelfile, planner
 from flightrtl.errors import BuildError, UserError
 from flightrtl.gateware import Network
 from flightrtl.progress import Progress
-from sim import netlist, verilator
+from sim import compiler, netlist, verilator
 from sim.__main__ import main
 from sim.compare import compare
 from sim.observed import Observed
 from sim.parallel import run_images
 from tests.models import random_images, random_model
+
+pytestmark = pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
 
 
 @pytest.mark.parametrize("board", ["icestick", "ecp5"])

@@ -6,9 +6,11 @@ import pytest
 
 from flightrtl import boards, toolchain
 from flightrtl.errors import BuildError, UserError
-from sim import verilator
+from sim import compiler, verilator
 from sim.netlist import library_cells
 from sim.simulation import Port
+
+pytestmark = pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
 
 COUNTER = """
 module counter(input clk, input rst, input en__x, input [69:0] add, output [69:0] sum,
