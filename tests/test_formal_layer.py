@@ -88,9 +88,9 @@ def test_filters_keep_their_biases(filters):
 
 
 def test_filters_keep_their_biases_with_registered_rom():
-    """In the first 10 cycles, three rounds; 20 in the long run."""
+    """In the first 10 cycles, three rounds; 16 in the long run."""
     prove(KeepsTurns(requantizer(2, register=True), invariants=False), mode="bmc",
-          depth=bound(10, 20))
+          depth=bound(10, 16))
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -157,12 +157,12 @@ def layer(scheduler=FilterScheduler, array=PEArray):
 
 
 def test_an_array_and_its_scheduler():
-    """In the first 13 cycles, three passes, under any stalls; 24 in the long run.
+    """In the first 13 cycles, three passes, under any stalls; 18 in the long run.
 
     Each of the two is proved by induction, for all that may come in, and so this only has to
     find a mistake between them.
     """
-    prove(layer(), mode="bmc", depth=bound(13, 24))
+    prove(layer(), mode="bmc", depth=bound(13, 18))
 
 
 def test_three_passes_are_within_the_bound():
