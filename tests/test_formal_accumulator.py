@@ -247,18 +247,18 @@ def test_no_filter_overflows(seed, source, k):
 
 
 @pytest.mark.parametrize(("seed", "source", "k"), SLOTS)
-def test_lane_twin_with_one_bit_less(seed, source, k):
+def test_lane_twin_with_one_bit_less(seed, source, k, tmp_path):
     folded = folded_layer(seed, source, k)
     with pytest.raises(Failed, match="an accumulator overflows"):
         prove(WideAccumulators(folded, engine_width(folded) - 1, invariants=False), mode="bmc",
-              depth=6)
+              depth=6, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("seed", "source", "k"), FILTERS)
-def test_filter_twin_with_one_bit_less(seed, source, k):
+def test_filter_twin_with_one_bit_less(seed, source, k, tmp_path):
     folded = folded_layer(seed, source, k)
     with pytest.raises(Failed, match="an accumulator overflows"):
-        prove(WideFilters(folded, engine_width(folded) - 1), mode="bmc", depth=5)
+        prove(WideFilters(folded, engine_width(folded) - 1), mode="bmc", depth=5, folder=tmp_path)
 
 
 def reached(layer, source):

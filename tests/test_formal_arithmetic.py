@@ -136,7 +136,7 @@ def test_pe_equals_its_arithmetic(simd, activation, exponent_bits, exact):
     ("with m.If(advance):\n                    m.d.sync += delayed.eq(carries)",
      "m.d.sync += delayed.eq(carries)"),
 ])
-def test_pe_twin(old, new):
+def test_pe_twin(old, new, tmp_path):
     pe = planted(ShiftPE, old, new)(simd=2, activation=ActivationFormat(8, True))
     with pytest.raises(Failed):
-        prove(DotProduct(pe), mode="bmc", depth=5)
+        prove(DotProduct(pe), mode="bmc", depth=5, folder=tmp_path)

@@ -155,7 +155,7 @@ def test_passes_leave_lane_by_lane_once(lanes, simd):
     ("m.d.sync += accumulator.eq(0)", "m.d.sync += accumulator.eq(pe.o.payload)"),
     ("following.eq(lasts)", "following.eq(lasts & ~taken)"),
 ])
-def test_drain_twin(old, new):
+def test_drain_twin(old, new, tmp_path):
     with pytest.raises(Failed):
         prove(Drain(array(2, 1, planted(PEArray, old, new)), invariants=False), mode="bmc",
-              depth=9)
+              depth=9, folder=tmp_path)

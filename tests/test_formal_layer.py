@@ -98,10 +98,10 @@ def test_filters_keep_their_biases_with_registered_rom():
     ("self.i.ready.eq(advance & rom.o.valid)", "self.i.ready.eq(advance)"),
     ("shifts.eq(rom.o.payload[bias_bits:])", "shifts.eq(0)"),
 ])
-def test_bias_twin(old, new):
+def test_bias_twin(old, new, tmp_path):
     dut = requantizer(3, planted(Requantizer, old, new))
     with pytest.raises(Failed):
-        prove(KeepsTurns(dut, invariants=False), mode="bmc", depth=10)
+        prove(KeepsTurns(dut, invariants=False), mode="bmc", depth=10, folder=tmp_path)
 
 
 class Layer(wiring.Component):
@@ -174,7 +174,7 @@ def test_three_passes_are_within_the_bound():
     (FilterScheduler, "self.i.ready.eq(program.o.valid & takes & room)",
      "self.i.ready.eq(program.o.valid & takes)"),
 ])
-def test_array_and_scheduler_twin(part, old, new):
+def test_array_and_scheduler_twin(part, old, new, tmp_path):
     with pytest.raises(Failed):
         prove(layer(**{"array" if part is PEArray else "scheduler": planted(part, old, new)}),
-              mode="bmc", depth=13)
+              mode="bmc", depth=13, folder=tmp_path)

@@ -364,11 +364,11 @@ def test_rom_holds_the_program():
     prove(SameSteps(FilterScheduler(k=[0, 2, 0, 2, 0], lanes=3, width=1)), depth=1)
 
 
-def test_rom_twin():
+def test_rom_twin(tmp_path):
     dut = planted(FilterScheduler, "takes or n < leading", "takes or n <= leading + 2")(
         k=[0, 2, 0, 2, 0], lanes=3, width=1)
     with pytest.raises(Failed):
-        prove(SameSteps(dut), mode="bmc", depth=8)
+        prove(SameSteps(dut), mode="bmc", depth=8, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -379,8 +379,8 @@ def test_rom_twin():
      "step.eq(program.o.valid & (~takes | self.i.valid) & room)"),
     ("self.i.ready.eq(program.o.valid & takes & room)", "self.i.ready.eq(takes & room)"),
 ])
-def test_scheduler_twin(old, new):
+def test_scheduler_twin(old, new, tmp_path):
     scheduler = planted(FilterScheduler, old, new)
     dut = with_symbolic_k(scheduler, filters=3, lanes=2)
     with pytest.raises(Failed):
-        prove(VisitsEverySlot(dut, invariants=False), mode="bmc", depth=8)
+        prove(VisitsEverySlot(dut, invariants=False), mode="bmc", depth=8, folder=tmp_path)
