@@ -72,11 +72,6 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch):
         main(["digits", "--level", "netlist"])
 
 
-def test_an_engine_goes_with_the_source_only():
-    with pytest.raises(UserError, match="leave it out, or --level netlist"):
-        main(["digits", "--level", "netlist", "--engine", "cxxrtl"])
-
-
 def test_cells_that_are_not_there_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(netlist.importlib.util, "find_spec", lambda name: None)
     tool = netlist.Tool("yosys", str(tmp_path / "bin" / "yosys"), "0.99")

@@ -116,8 +116,8 @@ def test_bundled_models_on_sample_images(name, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--dataset", "digits", "--engine", "cxxrtl"], "--engine cxxrtl --level rtl: this version"),
-    (["--dataset", "digits", "--level", "netlist"], "this version simulates"),
+    (["--engine", "python", "--level", "netlist"], "leave it out, or --level netlist"),
+    (["--trace-layers", "--level", "netlist"], "look into the gateware's source"),
     (["--dataset", "digits", "--images", "361"], "only 360 in the test split of digits"),
     (["--dataset", "digits", "--seed", "-1"], "--seed must be 0 or more, not -1"),
     (["--dataset", "imagenet"], "no data set 'imagenet'; there are mnist"),

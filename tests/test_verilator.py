@@ -185,9 +185,9 @@ def rams():
 @pytest.mark.parametrize("number", range(len(RAMS)))
 def test_block_ram_of_ecp5(rams, number):
     design, words = rams
-    widths, *_ = kind = RAMS[number]
+    widths, mode, reg, reset = RAMS[number]
     simulation = design.simulation()
-    plain = PlainRam(*kind, words[number])
+    plain = PlainRam(widths, mode, reg, reset, words[number])
     rng = random.Random(number)
     seen = set()
     for cycle in range(3000):
