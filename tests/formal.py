@@ -49,14 +49,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from amaranth import Cat, ClockDomain, Const, Elaboratable, Module, Signal, Value, asserts
+from amaranth import Cat, ClockDomain, Const, Elaboratable, Module, Mux, Signal, Value, asserts
 from amaranth.back.rtlil import convert
 from amaranth.hdl import Assert, Assume, Fragment, ShapeLike
 from amaranth.lib import stream, wiring
 
 __all__ = ["AnyConst", "AnySeq", "Failed", "ToolError", "Unproved", "assert_patience", "bound",
-           "forbid_path", "free_inputs", "internal", "planted", "prove", "stream_members",
-           "stream_rules"]
+           "forbid_path", "free_inputs", "full", "internal", "nested", "planted", "prove",
+           "stream_members", "stream_rules"]
 
 _asserts: Any = asserts  # the type stubs know neither of these two
 AnyConst, AnySeq = _asserts.AnyConst, _asserts.AnySeq
@@ -252,6 +252,24 @@ def forbid_path(spec: Elaboratable, source: str, target: str) -> None:
     spec.__dict__.setdefault("forbidden_paths", []).append((source, target))
 
 
+def nested(m: Module, step: Value, limits: Sequence[int], *, wraps: bool = False
+           ) -> list[Signal]:
+    """Counters from 0 to below each limit, the first one the fastest, that move with ``step``.
+
+    The last one stays at its end, or starts again with ``wraps``.
+    """
+    counters = []
+    for number, limit in enumerate(limits):
+        count = Signal(range(limit), name=f"loop_{number}_of_{len(limits)}")
+        at_end = count == limit - 1
+        stays = number == len(limits) - 1 and not wraps
+        with m.If(step):
+            m.d.sync += count.eq(Mux(at_end, count if stays else 0, count + 1))
+        step = step & at_end
+        counters.append(count)
+    return counters
+
+
 def planted(component: type, old: str, new: str) -> Any:
     """A component's class from a source file in which one piece of text is another one.
 
@@ -380,7 +398,7 @@ def prove(spec: Elaboratable, *, mode: Literal["prove", "bmc", "cover"] = "prove
     (where / "top.il").write_text(text, encoding="utf-8")
     (where / "top.sby").write_text("\n".join([
         "[options]", f"mode {mode}", f"depth {depth}", f"timeout {timeout}", "[engines]",
-        f"smtbmc {'--nomem ' if memory == 'registers' else ''}{solver}", "[script]",
+        f"smtbmc {'--nomem ' if memory == 'registers' else ''}--unroll {solver}", "[script]",
         # Before `prep`, which forgets the names of signals that it can do without.
         "read_rtlil top.il", "hierarchy -top top", "proc", "flatten", "cd top", *ties, "cd ..",
         # A ROM is logic: to an induction, the words of a memory could be any.
