@@ -66,26 +66,26 @@ def test_bound_is_a_bound():
     prove(Counter(6), mode="bmc", depth=7)
 
 
-def test_no_induction_is_not_a_counterexample():
+def test_no_induction_is_not_a_counterexample(tmp_path):
     with pytest.raises(Unproved, match="over 3 cycles does not close: the count exceeds"):
-        prove(Counter(20), depth=3)
+        prove(Counter(20), depth=3, folder=tmp_path)
     prove(Counter(20), depth=12)  # there are no 12 states in sequence from 10 to 20
 
 
-def test_cover():
+def test_cover(tmp_path):
     prove(Counter(cover=9), mode="cover", depth=10)
     with pytest.raises(Failed, match=r"not reached within 9 cycles: \S+test_formal.py:\d+"):
-        prove(Counter(cover=9), mode="cover", depth=9)
+        prove(Counter(cover=9), mode="cover", depth=9, folder=tmp_path)
 
 
-def test_nothing_to_prove():
+def test_nothing_to_prove(tmp_path):
     with pytest.raises(ToolError, match="no Assert"):
-        prove(Counter(empty=True), depth=2)
+        prove(Counter(empty=True), depth=2, folder=tmp_path)
 
 
-def test_contradictory_assumptions_prove_nothing():
+def test_contradictory_assumptions_prove_nothing(tmp_path):
     with pytest.raises(ToolError, match="assumptions contradict each other"):
-        prove(Counter(contradiction=True), mode="bmc", depth=3)
+        prove(Counter(contradiction=True), mode="bmc", depth=3, folder=tmp_path)
 
 
 class Free(wiring.Component):
@@ -106,22 +106,22 @@ class Free(wiring.Component):
         return m
 
 
-def test_reset():
+def test_reset(tmp_path):
     prove(Free(), depth=3)
     with pytest.raises(Failed, match="forgotten"):
-        prove(Free(), depth=3, reset=True)
+        prove(Free(), depth=3, reset=True, folder=tmp_path)
 
 
-def test_missing_solver(monkeypatch):
+def test_missing_solver(monkeypatch, tmp_path):
     monkeypatch.setitem(formal.SOLVERS, "z3", "no-such-solver")
     with pytest.raises(ToolError, match=r"no-such-solver is needed .*pip install 'flightrtl\["):
-        prove(Counter(), depth=2)
+        prove(Counter(), depth=2, folder=tmp_path)
 
 
-def test_unknown_solver(monkeypatch):
+def test_unknown_solver(monkeypatch, tmp_path):
     monkeypatch.setenv("FLIGHTRTL_FORMAL_SOLVER", "abacus")
     with pytest.raises(ToolError, match="must be one of z3, yices, not 'abacus'"):
-        prove(Counter(), depth=2)
+        prove(Counter(), depth=2, folder=tmp_path)
 
 
 def test_bounds(monkeypatch):
@@ -185,9 +185,9 @@ class Connection(Elaboratable):
         return m
 
 
-def test_forbidden_path():
+def test_forbidden_path(tmp_path):
     prove(Connection(StreamBuffer(1), "dut.o__ready", "dut.o__valid"), depth=2)
     with pytest.raises(Failed, match=r"dut\.o__valid depends on dut\.o__ready within a cycle"):
-        prove(Connection(Timid(), "dut.o__ready", "dut.o__valid"), depth=2)
+        prove(Connection(Timid(), "dut.o__ready", "dut.o__valid"), depth=2, folder=tmp_path)
     with pytest.raises(ToolError, match="SymbiYosys fails"):
-        prove(Connection(StreamBuffer(1), "dut.o__raedy", "dut.o__valid"), depth=2)
+        prove(Connection(StreamBuffer(1), "dut.o__raedy", "dut.o__valid"), depth=2, folder=tmp_path)

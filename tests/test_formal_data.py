@@ -69,9 +69,9 @@ def test_buffer_neither_loses_nor_repeats():
     ("[self.o.valid.eq(self.i.valid | full), full.eq(0)]",
      "[self.o.valid.eq(self.i.valid | full), full.eq(full & ~self.i.valid)]"),   # one comes twice
 ])
-def test_buffer_neither_loses_nor_repeats_twin(old, new):
+def test_buffer_neither_loses_nor_repeats_twin(old, new, tmp_path):
     with pytest.raises(Failed, match="payload|more or less"):
-        prove(BufferSpec(planted(StreamBuffer, old, new)(8)), mode="bmc", depth=7)
+        prove(BufferSpec(planted(StreamBuffer, old, new)(8)), mode="bmc", depth=7, folder=tmp_path)
 
 
 class RomSpec(Elaboratable):
@@ -104,11 +104,11 @@ def test_rom_streams_its_words_in_order(count):
     prove(RomSpec(RomStream(4, [3, 9, 1, 12, 7][:count])), depth=2)
 
 
-def test_rom_streams_its_words_in_order_twin():
+def test_rom_streams_its_words_in_order_twin(tmp_path):
     bad = planted(RomStream, "with m.If(address == len(self.words) - 1):",
                   "with m.If(address == len(self.words) - 2):")
     with pytest.raises(Failed, match="a wrong"):
-        prove(RomSpec(bad(4, [3, 9, 1, 12, 7])), mode="bmc", depth=9)
+        prove(RomSpec(bad(4, [3, 9, 1, 12, 7])), mode="bmc", depth=9, folder=tmp_path)
 
 
 class RequantizerSpec(Elaboratable):
@@ -202,10 +202,10 @@ def test_requantizer_is_its_arithmetic(parameters):
      "value = Mux(shifts[bit], value >> (1 + bit), value) if bit else value"),
     ("signed_bits(low + min(self.bias), high + max(self.bias))", "signed_bits(low, high)"),
 ])
-def test_requantizer_is_its_arithmetic_twin(old, new):
+def test_requantizer_is_its_arithmetic_twin(old, new, tmp_path):
     with pytest.raises(Failed, match="a wrong|a shift"):
         prove(RequantizerSpec(planted(Requantizer, old, new)(**SMALL), -60, 29), mode="bmc",
-              depth=8)
+              depth=8, folder=tmp_path)
 
 
 class ArgmaxSpec(Elaboratable):
@@ -260,9 +260,10 @@ def test_winner_is_the_first_of_the_largest(count, width):
     ("(self.i.payload > best)", "(self.i.payload >= best)"),
     ("better.eq((index == 0) | (self.i.payload > best))", "better.eq(self.i.payload > best)"),
 ])
-def test_winner_is_the_first_of_the_largest_twin(old, new):
+def test_winner_is_the_first_of_the_largest_twin(old, new, tmp_path):
     with pytest.raises(Failed, match="a wrong"):
-        prove(ArgmaxSpec(planted(Argmax, old, new)(count=3, width=2)), mode="bmc", depth=7)
+        prove(ArgmaxSpec(planted(Argmax, old, new)(count=3, width=2)), mode="bmc", depth=7,
+              folder=tmp_path)
 
 
 class PoolSpec(Elaboratable):
@@ -347,8 +348,8 @@ def test_pooling_is_its_arithmetic(name):
      "shifted = before[n] if n else self.initial"),
     ("sum", "Mux(starts, shifted, before[n])", "Mux(starts, 0, before[n])"),
 ])
-def test_pooling_is_its_arithmetic_twin(name, old, new):
+def test_pooling_is_its_arithmetic_twin(name, old, new, tmp_path):
     kind, parameters = POOLS[name]
     with pytest.raises(Failed, match="a window is not whole|a wrong result"):
         prove(pool_spec(kind, parameters, (old, new)), mode="bmc",
-              depth=cycles(parameters, 1) + 2)
+              depth=cycles(parameters, 1) + 2, folder=tmp_path)

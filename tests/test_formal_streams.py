@@ -322,10 +322,10 @@ def test_valid_and_payload_stay(case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_valid_and_payload_stay_twin(case):
+def test_valid_and_payload_stay_twin(case, tmp_path):
     with pytest.raises(Failed, match=case.unstable[2]):
         prove(Spec(case, build(case, case.unstable), bounded=True), mode="bmc",
-              depth=case.reach, memory=case.memory)
+              depth=case.reach, memory=case.memory, folder=tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -336,10 +336,10 @@ def test_valid_does_not_wait_for_ready(case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_valid_does_not_wait_for_ready_twin(case):
+def test_valid_does_not_wait_for_ready_twin(case, tmp_path):
     with pytest.raises(Failed, match="valid waits for ready"):
         prove(Spec(case, build(case, case.waits), patience=True), mode="bmc", depth=case.reach,
-              memory=case.memory)
+              memory=case.memory, folder=tmp_path)
 
 
 def test_no_component_is_forgotten():
