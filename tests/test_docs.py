@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim import compiler
 from tests.streams import run_streams
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +114,13 @@ def test_the_example_of_a_reused_pe_runs(capsys):
     page = ROOT / "docs" / "reuse-a-pe.md"
     design = fences(page, "python")[0]
     assert len([line for line in design.splitlines() if line.strip()]) <= 40
+    _, output = run_examples(page, capsys)
+    assert output == "".join(fences(page, "text"))
+
+
+@pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
+def test_the_example_of_a_compiled_component_runs(capsys):
+    page = ROOT / "docs" / "simulation.md"
     _, output = run_examples(page, capsys)
     assert output == "".join(fences(page, "text"))
 

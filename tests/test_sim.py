@@ -13,15 +13,19 @@ from flightrtl import boards, golden, modelfile, models, planner
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Network
+from sim import compiler
 from sim.__main__ import main
 from sim.amaranth_engine import simulate
 from sim.compare import Comparison, compare
+from sim.cxxrtl_engine import CxxrtlEngine
 from sim.engine import Trace
 from sim.images import choose
 from tests.models import random_images, random_model
 
 KEYS = {"images", "correct", "top1", "mismatches", "cycles_per_inference", "latency_cycles",
         "simulated_cycles_per_second"}
+
+needs_compiler = pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,80 @@ def test_timing_is_read_from_the_trace():
     assert trace.cycles_per_inference == 25
     assert trace.latency_cycles == 38
     assert trace.cycles_per_second == 192
+
+
+def test_timing_of_parts():
+    """What lies between the last image of a part and the first of the next is no interval."""
+    trace = Trace(logits=np.zeros((5, 2), np.int64), winners=np.zeros(5, np.int64),
+                  started=np.array([0, 20, 40, 0, 20]), finished=np.array([31, 51, 71, 31, 52]),
+                  cycles=125, seconds=1, first=np.array([0, 3]))
+    assert trace.intervals.tolist() == [20, 20, 21]
+    assert not trace.steady
+    assert trace.cycles_per_inference == 21
+    assert trace.latency_cycles == 31
+
+
+@needs_compiler
+@pytest.mark.parametrize(("seed", "board"), [(5, "ice40"), (8, "ecp5")])
+def test_compiled_code_does_what_the_reference_does(seed, board):
+    rng = np.random.default_rng(seed)
+    model = random_model(rng)
+    images = random_images(rng, model, 70)
+    labels = np.zeros(70, int)
+    plan = planner.plan(model, boards.load(board))
+    reference = compare(simulate, model, plan, images[:3], labels[:3]).trace
+    result = compare(CxxrtlEngine(threads=2), model, plan, images, labels)
+    assert result.mismatches == 0
+    trace = result.trace
+    assert trace.first.tolist() == [0, 17, 35, 52]
+    assert (trace.started[trace.first] == 0).all(), "an empty pipeline"
+    assert trace.cores == 2
+    assert trace.steady
+    assert trace.finished[:3].tolist() == reference.finished.tolist()
+    assert trace.started[:3].tolist() == reference.started.tolist()
+    assert trace.cycles_per_inference == reference.cycles_per_inference
+    assert trace.latency_cycles == reference.latency_cycles
+    assert trace.cycles == sum(trace.finished[last] + 1 for last in (16, 34, 51, 69))
+
+
+@needs_compiler
+def test_a_stuck_network_is_told_by_compiled_code_too():
+    model = random_model(np.random.default_rng(8))
+    plan = planner.plan(model, boards.load("ice40"))
+    images = random_images(np.random.default_rng(0), model, 40)
+    with pytest.raises(BuildError, match="stuck: no transfer in 3 cycles, after"):
+        CxxrtlEngine()(Network(model, plan.foldings), images, patience=3)
+
+
+@needs_compiler
+def test_a_whole_test_set(capsys):
+    assert main(["digits", "--dataset", "digits", "--images", "360", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["engine"] == "cxxrtl"
+    assert result["mismatches"] == 0
+    assert result["top1"] == result["recorded_top1"]
+    assert result["cycles_per_inference"] == result["planned_cycles_per_inference"]
+    assert result["steady"]
+    assert main(["digits", "--dataset", "digits", "--images", "360"]) == 0
+    assert "98.89% (356 correct); recorded: 98.89%" in capsys.readouterr().out
+
+
+def test_without_a_compiler(digits_model, capsys, monkeypatch):
+    monkeypatch.setattr(compiler, "search", lambda: None)
+    request = [str(digits_model), "--dataset", "digits", "--images", "2", "--json"]
+    assert main(request) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["engine"] == "python"
+    assert "no C++ compiler, so Amaranth's own simulator is used" in output.err
+    assert "pip install ziglang" in output.err
+    with pytest.raises(UserError, match="a C.. compiler is needed, and none was found: install"):
+        main([*request, "--engine", "cxxrtl"])
+
+
+def test_a_compiler_that_is_none(digits_model, monkeypatch):
+    monkeypatch.setenv("CXX", "not-there")
+    with pytest.raises(UserError, match="CXX is set to 'not-there'"):
+        main([str(digits_model), "--dataset", "digits"])
 
 
 def test_differences_are_counted_and_told():
