@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from sim import compiler
+
 
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True,
@@ -25,7 +27,19 @@ def test_cost_of_a_term():
         assert each["lut4_per_term"] <= 70
 
 
+@pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
+def test_speed_of_simulation():
+    """Compiled code is at least 200 times as fast as Amaranth's simulator, on one core."""
+    result = run("simulation", "--json", "--model", "digits")
+    assert result.returncode == 0, result.stderr
+    each, = json.loads(result.stdout)["results"]
+    assert each["one_core_ratio"] >= 200
+    assert each["one_core_ratio"] == pytest.approx(
+        each["one_core_cycles_per_second"] / each["amaranth_cycles_per_second"], rel=0.01)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (("simulation", "--model", "digits", "--save"), "--save keeps the results of all designs"),
     (("nope",), "there is no benchmark 'nope'; there is builds, components, mutations, pe"),
     (("pe", "--lanes", "0"), "--lanes must be 1 or more, not 0"),
 ])
