@@ -18,7 +18,8 @@ from flightrtl.report import table
 from .results import add_options, publish
 
 RESULTS = Path(__file__).with_name("builds.json")
-BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("digits", "icestick"))
+BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("fashion-mnist", "icebreaker"),
+          ("digits", "icestick"))
 """Model and board."""
 
 
