@@ -26,16 +26,6 @@ from tests.formal import (
     planted,
     prove,
 )
-    AnyConst,
-    Failed,
-    bound,
-    free_inputs,
-    full,
-    internal,
-    nested,
-    planted,
-    prove,
-)
 
 ONE_BIT = ActivationFormat(1)
 
