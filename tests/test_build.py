@@ -1,5 +1,6 @@
 """The build command, with stand-ins for the tools; one test at the end runs the real ones."""
 
+import functools
 import io
 import json
 import re
@@ -420,7 +421,9 @@ def test_interrupting_a_build(fakes, tmp_path, model_file, monkeypatch, number, 
     child = subprocess.Popen(
         [sys.executable, "-m", "flightrtl.build", "--model", model_file, "--output", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[1])
+        cwd=Path(__file__).parents[1],
+        # Whoever starts the tests in the background has them ignore Ctrl-C, which is inherited.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     note = fakes / "calls.pids"
     deadline = time.monotonic() + 60
     while not (note.exists() and len(note.read_text().split()) == 2):
