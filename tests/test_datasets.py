@@ -3,16 +3,17 @@
 import gzip
 import hashlib
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flightrtl import datasets, samples
-from flightrtl.datasets import DATASETS, DatasetError, load, read_idx
+from flightrtl import samples
+from flightrtl.datasets import DATASETS, DatasetError, idx, load, read_idx
 from flightrtl.errors import UserError
 
 
-def idx(array):
+def idx_file(array):
     """An IDX file of unsigned bytes."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
@@ -22,9 +23,9 @@ def write(folder, images, labels, prefix="t10k", compress=True):
     for name, array in ((f"{prefix}-images-idx3-ubyte", images),
                         (f"{prefix}-labels-idx1-ubyte", labels)):
         if compress:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_file(array)))
         else:
-            (folder / name).write_bytes(idx(array))
+            (folder / name).write_bytes(idx_file(array))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_train_split_has_its_own_files(tmp_path, small):
 ])
 def test_damaged_files(tmp_path, small, damage, message):
     path = tmp_path / "file"
-    path.write_bytes(damage(idx(small[0])))
+    path.write_bytes(damage(idx_file(small[0])))
     with pytest.raises(DatasetError, match=message) as error:
         read_idx(path, 3)
     assert str(path) in str(error.value)
@@ -93,15 +94,14 @@ def test_the_files_of_another_data_set_are_refused(tmp_path, small, monkeypatch)
     write(tmp_path, *small)
     fashion = DATASETS["fashion-mnist"]
     digest = hashlib.md5((tmp_path / "t10k-images-idx3-ubyte.gz").read_bytes()).hexdigest()
-    changed = datasets.Dataset(fashion.name, fashion.input, 10, fashion.counts, fashion.mirrors,
-                               (("t10k-images-idx3-ubyte.gz", digest),))
-    monkeypatch.setitem(DATASETS, "fashion-mnist", changed)
+    changed = replace(fashion, md5=(("t10k-images-idx3-ubyte.gz", digest),))
+    monkeypatch.setattr(idx, "FASHION_MNIST", changed)
     with pytest.raises(DatasetError, match="belongs to fashion-mnist"):
         load("mnist", tmp_path)
 
 
 def test_wrong_names():
-    with pytest.raises(DatasetError, match="mnist, fashion-mnist, digits"):
+    with pytest.raises(DatasetError, match="mnist, fashion-mnist, cifar10, "):
         load("mnst")
     with pytest.raises(DatasetError, match="train, test"):
         load("digits", split="validation")
@@ -134,8 +134,8 @@ def test_files_in_the_cache_need_no_network(tmp_path, small, monkeypatch):
     md5 = tuple((file.name, hashlib.md5(file.read_bytes()).hexdigest())
                 for file in folder.iterdir())
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / name)
-    monkeypatch.setitem(DATASETS, "mnist", datasets.Dataset(
-        "mnist", mnist.input, 10, mnist.counts, ("http://127.0.0.1:9/",), md5))
+    monkeypatch.setitem(DATASETS, "mnist", replace(
+        mnist, mirrors=("http://127.0.0.1:9/",), md5=md5))
     assert np.array_equal(load("mnist")[0][..., 0], small[0])
 
 
