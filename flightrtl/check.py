@@ -18,6 +18,7 @@ import numpy as np
 from .formats import ActivationFormat
 from .model import (
     INPUT,
+    Add,
     Convolution,
     Dense,
     Layer,
@@ -26,6 +27,7 @@ from .model import (
     SumPool,
     TensorType,
     WeightedLayer,
+    most_values,
 )
 from .rules import (
     LIMITS,
@@ -41,6 +43,7 @@ __all__ = ["LAYER_TYPES", "Unread", "check"]
 
 LAYER_TYPES: dict[str, type[Layer]] = {
     "convolution": Convolution, "dense": Dense, "max_pool": MaxPool, "sum_pool": SumPool,
+    "add": Add,
 }
 """The supported layers, by the name that they have in a file."""
 
@@ -76,21 +79,35 @@ def check(model: Model) -> list[str]:
         problems += json_problems(dict(model.provenance), "provenance")
     else:
         problems.append(f"provenance: must be a mapping, not {show(model.provenance)}: correct it")
-    source = _check_tensor(problems, "input", model.input)
+    image = _check_tensor(problems, "input", model.input)
     if not isinstance(model.layers, tuple) or not 1 <= len(model.layers) <= LIMITS.layers:
         problems.append(f"model: layers must be a tuple of 1 to {LIMITS.layers} layers: add or "
                         "remove some")
         return problems
-    broken = _check_chain(problems, model.layers)
+    broken = _check_edges(problems, model.layers)
     weights = 0
+    tensors: dict[str, TensorType | None] = {INPUT: image}
+    source: TensorType | None = None
     for index, layer in enumerate(model.layers):
-        source, used = _check_layer(problems, index, layer, None if index in broken else source)
+        known = [tensors.get(edge) for edge in layer.inputs] if index not in broken else []
+        sources = tuple(kind for kind in known if kind is not None)
+        source, used = _check_layer(problems, index, layer,
+                                    sources if sources and len(sources) == len(known) else None)
+        if isinstance(getattr(layer, "name", None), str):
+            tensors[layer.name] = source
         weights += used
+    sizes = {name: kind.size for name, kind in tensors.items() if kind is not None}
+    if not broken and len(sizes) == len(model.layers) + 1:
+        needed = most_values(model.layers, sizes)
+        if needed > LIMITS.live_values:
+            problems.append(f"model: {needed} values of maps are needed at the same time, more "
+                            f"than the supported {LIMITS.live_values}: use fewer or smaller "
+                            "branches")
     if weights > LIMITS.weights:
         problems.append(f"model: {weights} weights and terms, more than the supported "
                         f"{LIMITS.weights}: use fewer filters or pool before the large layer")
     last = model.layers[-1]
-    if isinstance(last, MaxPool):
+    if isinstance(last, (MaxPool, Add)):
         problems.append(f"layer {show(last.name)}: the last layer gives the logits and must be "
                         "convolution or dense: append a dense layer")
     elif source is not None and source.shape[:2] != (1, 1):
@@ -120,52 +137,66 @@ def _check_tensor(problems: list[str], where: str, tensor: object) -> TensorType
     return tensor if len(problems) == start else None
 
 
-def _check_chain(problems: list[str], layers: tuple[Any, ...]) -> set[int]:
-    """Names and edges: each layer takes the result of the one before it. Those that do not."""
+def _check_edges(problems: list[str], layers: tuple[Any, ...]) -> set[int]:
+    """Names and edges: each layer takes results from before it. Those whose inputs are wrong."""
     broken = set()
-    names = [getattr(layer, "name", None) for layer in layers]
-    before = INPUT
+    names = [name if isinstance(name := getattr(layer, "name", None), str) else None
+             for layer in layers]
     for index, layer in enumerate(layers):
         name = names[index]
-        where = f"layer {show(name)}" if isinstance(name, str) else f"layers[{index}]"
-        if (not isinstance(name, str) or not _LAYER_NAME.fullmatch(name) or name == INPUT
+        where = f"layer {show(name)}" if name is not None else f"layers[{index}]"
+        if (name is None or not _LAYER_NAME.fullmatch(name) or name == INPUT
                 or len(name) > LIMITS.name):
             problems.append(f"{where}: the name must be 1 to {LIMITS.name} lower-case letters, "
                             f"digits and '_', start with a letter and not be {INPUT!r}: rename it")
         elif name in names[:index]:
             problems.append(f"{where}: the name is used more than once: rename one")
         inputs = getattr(layer, "inputs", None)
-        if inputs is None and isinstance(layer, Unread):
-            pass
+        if isinstance(layer, Unread) and inputs is None:
+            broken.add(index)
         elif not isinstance(inputs, tuple) or not all(isinstance(edge, str) for edge in inputs):
             broken.add(index)
             problems.append(f"{where}: inputs must be a tuple of layer names, not {show(inputs)}: "
                             "correct it")
-        elif inputs != (before,):
+        elif found := _edge_problems(layer, names, index):
             broken.add(index)
-            problems.append(f"{where}: {_edge_problem(inputs, names, index)}: give the layers in "
-                            f"order, each with the one before as its only input (here "
-                            f"{show(before)})")
-        before = name if isinstance(name, str) else "?"
+            problems += [f"{where}: {problem}" for problem in found]
+    # With a wrong edge, it is not known whose result was meant.
+    if not broken:
+        used = {edge for layer in layers for edge in layer.inputs}
+        problems += [f"layer {show(name)}: no layer takes its result: remove it, or name it among "
+                     "the inputs of a later layer" for name in names[:-1] if name not in used]
     return broken
 
 
-def _edge_problem(inputs: tuple[str, ...], names: list[Any], index: int) -> str:
-    if not inputs:
-        return "it has no input"
-    for edge in inputs:
+def _edge_problems(layer: Any, names: list[str | None], index: int) -> list[str]:
+    """What is wrong with the names in ``layer.inputs``."""
+    problems = []
+    inputs = layer.inputs
+    if isinstance(layer, Add):
+        if len(inputs) != 2:
+            problems.append(f"it adds two maps, but has {len(inputs)} inputs: name two")
+    elif not inputs:
+        problems.append("it has no input: name one")
+    elif len(inputs) > 1 and not isinstance(layer, Unread):
+        problems.append(f"it takes one input, but has {len(inputs)}: name one, and join maps by a "
+                        "layer of type 'add'")
+    for edge in dict.fromkeys(inputs):
         if edge != INPUT and edge not in names:
-            return f"its input {show(edge)} does not exist"
-        if edge in names[index:] and edge not in names[:index]:
-            return f"its input {show(edge)} does not come before it (a cycle, or a wrong order)"
-    if len(inputs) > 1:
-        return f"unsupported: {len(inputs)} inputs (a residual addition)"
-    return f"unsupported: a branch at {show(inputs[0])}"
+            problems.append(f"its input {show(edge)} does not exist: name a layer that does, or "
+                            f"{INPUT!r}")
+        elif edge != INPUT and edge not in names[:index]:
+            problems.append(f"its input {show(edge)} does not come before it (a cycle, or a wrong "
+                            "order): give the layers in order, each after its inputs")
+    return problems
 
 
 def _check_layer(problems: list[str], index: int, layer: Any,
-                 source: TensorType | None) -> tuple[TensorType | None, int]:
-    """The type of the layer's result, if that is known, and its number of weights and terms."""
+                 sources: tuple[TensorType, ...] | None) -> tuple[TensorType | None, int]:
+    """The type of the layer's result, if that is known, and its number of weights and terms.
+
+    ``sources`` are the types of its inputs, None if one is not known.
+    """
     if isinstance(layer, Unread):
         return None, 0
     where = f"layer {show(getattr(layer, 'name', index))}"
@@ -178,6 +209,9 @@ def _check_layer(problems: list[str], index: int, layer: Any,
     if isinstance(layer, WeightedLayer):
         used = check_weights(problems, where, layer)
         sized = used is not None
+    elif isinstance(layer, Add):
+        sized = check_numbers(problems, where, "shifts (of the first input, of the second)",
+                              layer.shifts, 2, 0, LIMITS.add_shift)
     else:
         sized = check_numbers(problems, where, "kernel (rows, columns)", layer.kernel, 2, 1,
                               LIMITS.side)
@@ -193,30 +227,44 @@ def _check_layer(problems: list[str], index: int, layer: Any,
                 problems.append(f"{where}: padding of {amount} at the {side} needs a kernel of "
                                 f"more than {amount} in that direction, not {size}: use less "
                                 "padding or a larger kernel")
-    if isinstance(layer, (WeightedLayer, SumPool)):
+    if isinstance(layer, (WeightedLayer, SumPool, Add)):
         if not isinstance(layer.output, ActivationFormat):
             problems.append(f"{where}: the output must be an ActivationFormat, not "
                             f"{show(layer.output)}: correct it")
         check_number(problems, where, "the output scale", layer.output_scale, -LIMITS.scale,
                      LIMITS.scale)
-    if isinstance(layer, SumPool):
+    if isinstance(layer, (SumPool, Add)):
         half = 1 << LIMITS.accumulator_bits - 1
         check_number(problems, where, "bias", layer.bias, -half, half - 1)
         check_number(problems, where, "shift", layer.shift, 0, LIMITS.shift)
-    if sized and source is not None:
-        source = _check_fit(problems, where, layer, source, healthy=len(problems) == start)
-        return source, used or 0
-    return None, used or 0
+    if not sized or sources is None:
+        return None, used or 0
+    healthy = len(problems) == start
+    if not _fits(problems, where, layer, sources):
+        return None, used or 0
+    source = sources[0]
+    form, scale = source.format, source.scale
+    if isinstance(layer, (WeightedLayer, SumPool, Add)):
+        if healthy:
+            check_accumulator(problems, where, layer, *(kind.format for kind in sources))
+        # A broken format is replaced by one that causes no problems further down.
+        form = layer.output if isinstance(layer.output, ActivationFormat) else ActivationFormat(1)
+        scale = 0
+    result = TensorType(layer.output_shape(source.shape), form, scale)
+    return _check_tensor(problems, where, result), used or 0
 
 
-def _check_fit(problems: list[str], where: str, layer: Any,
-               source: TensorType, *, healthy: bool) -> TensorType | None:
-    """The type of the result of a layer, if that fits on ``source``.
-
-    ``healthy`` if nothing else is wrong with the layer, so that its sums can be bounded.
-    """
+def _fits(problems: list[str], where: str, layer: Any, sources: tuple[TensorType, ...]) -> bool:
+    """Whether a layer takes maps of these shapes."""
     start = len(problems)
-    height, width, channels = source.shape
+    height, width, channels = sources[0].shape
+    if isinstance(layer, Add):
+        first, second = (tuple(map(int, kind.shape)) for kind in sources)
+        if first != second:
+            problems.append(f"{where}: its inputs have the shapes {show(first)} and "
+                            f"{show(second)}: they must be equal, so pool or convolve the larger "
+                            "one")
+        return len(problems) == start
     if isinstance(layer, WeightedLayer) and layer.channels != channels:
         problems.append(f"{where}: its terms are for {layer.channels} channels, but its input has "
                         f"{channels}: the terms' last dimension must be {channels}")
@@ -230,15 +278,6 @@ def _check_fit(problems: list[str], where: str, layer: Any,
     elif layer.kernel[0] > padded[0] or layer.kernel[1] > padded[1]:
         problems.append(f"{where}: the kernel {show(layer.kernel)} does not fit into the map "
                         f"{show(padded)} (padding included): use a smaller kernel or less pooling")
-    if len(problems) > start:
-        return None
-    form, scale = source.format, source.scale
-    if isinstance(layer, (WeightedLayer, SumPool)):
-        if healthy:
-            check_accumulator(problems, where, layer, form)
-        # A broken format is replaced by one that causes no problems further down.
-        form = layer.output if isinstance(layer.output, ActivationFormat) else ActivationFormat(1)
-        scale = 0
-    return _check_tensor(problems, where, TensorType(layer.output_shape(source.shape), form, scale))
+    return len(problems) == start
 
 

@@ -13,21 +13,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .check import LAYER_TYPES, Unread
-from .formats import ActivationFormat, TermFormat
-from .model import Convolution, MaxPool, Model, SumPool, TensorType, WeightedLayer
+from .formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat, WeightFormat
+from .model import (
+    INPUT,
+    Add,
+    Convolution,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+    WeightedLayer,
+)
 from .rules import show
 
 __all__ = ["FORMAT", "VERSION", "describe", "newer_version", "parse"]
 
 FORMAT = "flightrtl model"
-VERSION = 1
+VERSION = 2
+"""The newest version. What version 1 can say is written in version 1."""
 
 _TENSORS = {"terms": np.uint8, "bias": np.int64, "shift": np.uint8, "scale": np.int8}
 """Tensors of a convolution or dense layer, and how they are stored."""
 
+_WEIGHTS: dict[str, tuple[type[WeightFormat], dict[str, str]]] = {
+    "shift": (TermFormat, {"exponent_bits": "an integer from 1 to 4"}),
+    "fixed": (FixedFormat, {"bits": "an integer from 2 to 8"}),
+    "binary": (BinaryFormat, {}),
+}
+"""Formats of weights by the name that they have in a file, with the widths that they need."""
+
 
 def _activation(form: ActivationFormat) -> dict[str, Any]:
     return {"bits": int(form.bits), "signed": form.signed}
+
+
+def _weights(form: WeightFormat) -> dict[str, Any]:
+    kind, widths = next((kind, widths) for kind, (cls, widths) in _WEIGHTS.items()
+                        if isinstance(form, cls))
+    return {"type": kind, **{width: int(getattr(form, width)) for width in widths}}
+
+
+def _newer_features(layers: tuple[Any, ...]) -> list[tuple[Any, str]]:
+    """Layers that version 1 of the format has no words for, each with the reason.
+
+    Inputs that are wrong in any version are left to the check.
+    """
+    found: list[tuple[Any, str]] = []
+    before = [INPUT]
+    for layer in layers:
+        if isinstance(layer, Add):
+            found.append((layer, "it is an addition"))
+        elif layer.inputs and len(layer.inputs) == 1 and layer.inputs[0] in before[:-1]:
+            found.append((layer, f"its input is not the layer before ({show(before[-1])})"))
+        if isinstance(layer, WeightedLayer) and not isinstance(layer.format, TermFormat):
+            found.append((layer, f"it has weights of type {_weights(layer.format)['type']!r}"))
+        before.append(layer.name)
+    return found
 
 
 def describe(model: Model) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -37,22 +78,25 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         name, = (name for name, kind in LAYER_TYPES.items() if type(layer) is kind)
         entry: dict[str, Any] = {"name": layer.name, "type": name, "inputs": list(layer.inputs)}
         if isinstance(layer, WeightedLayer):
-            entry["weights"] = {"type": "shift", "exponent_bits": int(layer.format.exponent_bits)}
+            entry["weights"] = _weights(layer.format)
             entry["k"] = [int(k) for k in layer.k]
+        elif isinstance(layer, Add):
+            entry["shifts"] = [int(shift) for shift in layer.shifts]
         else:
             entry["kernel"] = [int(size) for size in layer.kernel]
         if isinstance(layer, (Convolution, MaxPool)):
             entry["stride"] = [int(step) for step in layer.stride]
         if isinstance(layer, Convolution):
             entry["padding"] = [int(amount) for amount in layer.padding]
-        if isinstance(layer, SumPool):
+        if isinstance(layer, (SumPool, Add)):
             entry |= {"bias": int(layer.bias), "shift": int(layer.shift)}
-        if isinstance(layer, (WeightedLayer, SumPool)):
+        if isinstance(layer, (WeightedLayer, SumPool, Add)):
             entry["output"] = _activation(layer.output) | {"scale": int(layer.output_scale)}
         layers.append(entry)
     source = {"shape": [int(size) for size in model.input.shape],
               **_activation(model.input.format), "scale": int(model.input.scale)}
-    document = {"format": FORMAT, "version": VERSION, "name": model.name, "input": source,
+    version = VERSION if _newer_features(model.layers) else 1
+    document = {"format": FORMAT, "version": version, "name": model.name, "input": source,
                 "layers": layers, "provenance": dict(model.provenance)}
     tensors = {f"{layer.name}.{what}": getattr(layer, what).astype(dtype)
                for layer in model.layers if isinstance(layer, WeightedLayer)
@@ -126,16 +170,20 @@ class _Reader:
         if form is not None and form != FORMAT:
             fields.problem(f"'format' must be {FORMAT!r}, not {show(form)}: export the network "
                            "again")
-        version = fields.take("version", int, f"the integer {VERSION}")
-        if version is not None and version != VERSION:
-            fields.problem(f"'version' must be {VERSION}, not {show(version)}: export the network "
-                           "again")
+        version = fields.take("version", int, f"the integer 1 or {VERSION}")
+        if version is not None and not 1 <= version <= VERSION:
+            fields.problem(f"'version' must be 1 or {VERSION}, not {show(version)}: export the "
+                           "network again")
         name = fields.take("name", str, "text")
         source = self._tensor_type(fields.take("input", dict, "a JSON object"))
         entries = fields.take("layers", list, "a list of layers")
         provenance = fields.take("provenance", dict, "a JSON object")
         fields.finish()
         layers = tuple(self._layer(index, entry) for index, entry in enumerate(entries or []))
+        if version == 1:
+            for layer, feature in _newer_features(layers):
+                self._problems.append(f"layer {show(layer.name)}: {feature}, which takes version "
+                                      "2 of the format, not 1: export the network again")
         if entries is None:
             layers = Unread("unread", None),
         if self._tensors:
@@ -184,16 +232,18 @@ class _Reader:
         cls: Any = LAYER_TYPES[kind]
         if issubclass(cls, WeightedLayer):
             self._weights(fields, values)
+        elif issubclass(cls, Add):
+            values["shifts"] = fields.take("shifts", list, "a list of two integers")
         else:
             values["kernel"] = fields.take("kernel", list, "a list of rows, columns")
         if issubclass(cls, (Convolution, MaxPool)):
             values["stride"] = fields.take("stride", list, "a list of down, across")
         if issubclass(cls, Convolution):
             values["padding"] = fields.take("padding", list, "a list of top, bottom, left, right")
-        if issubclass(cls, SumPool):
+        if issubclass(cls, (SumPool, Add)):
             values["bias"] = fields.take("bias", int, "an integer")
             values["shift"] = fields.take("shift", int, "an integer")
-        if issubclass(cls, (WeightedLayer, SumPool)):
+        if issubclass(cls, (WeightedLayer, SumPool, Add)):
             output = fields.take("output", dict, "a JSON object of bits, signed, scale")
             if output is not None:
                 inner = _Fields(output, f"{where}, output", self._problems)
@@ -209,17 +259,18 @@ class _Reader:
     def _weights(self, fields: _Fields, values: dict[str, Any]) -> None:
         """Format, k and tensors of a convolution or dense layer."""
         values["k"] = fields.take("k", list, "a list of integers, one for each filter")
-        form = fields.take("weights", dict, "a JSON object of type, exponent_bits")
-        if form is not None and form.get("type") != "shift":
-            fields.problem(f"unsupported weights {show(form.get('type'))}: the supported type is "
-                           "'shift'; train with it")
-        elif form is not None:
+        form = fields.take("weights", dict, "a JSON object of type and width")
+        kind = None if form is None else form.get("type")
+        if form is not None and (not isinstance(kind, str) or kind not in _WEIGHTS):
+            fields.problem(f"unsupported weights {show(kind)}: use {' or '.join(_WEIGHTS)}")
+        elif isinstance(kind, str):
             inner = _Fields(form, f"layer {show(values['name'])}, weights", self._problems)
             inner.take("type", str, "text")
-            bits = inner.take("exponent_bits", int, "an integer from 1 to 4")
+            cls, needed = _WEIGHTS[kind]
+            widths = {what: inner.take(what, int, means) for what, means in needed.items()}
             if inner.finish():
                 try:
-                    values["format"] = TermFormat(bits)
+                    values["format"] = cls(**widths)
                 except ValueError as error:
                     inner.problem(f"{error}: correct it")
             if not inner.good:

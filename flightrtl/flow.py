@@ -27,7 +27,7 @@ from .boards import Board
 from .cache import Cache, digest, file_digest, source_digest
 from .errors import BuildError
 from .files import atomic_path, atomic_write
-from .gateware import Network
+from .gateware import Network, require_supported
 from .implement import FAMILIES, DoesNotFit, Implementation, implement
 from .model import Model
 from .planner import Plan, plan
@@ -78,6 +78,7 @@ class _Job:
         self.request = request
         self.board: Board = boards.load(request.board)
         self.model: Model = modelfile.load(request.model)
+        require_supported(self.model)
         self.sha256 = modelfile.sha256(request.model)
         self.output = request.output or Path("build", self.board.name, self.model.name)
 

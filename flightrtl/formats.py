@@ -1,4 +1,4 @@
-"""Number formats: signed power-of-two terms, activations, and the rounding between layers.
+"""Number formats: weights (terms, fixed-point, binary), activations, and the rounding after sums.
 
 Everything that computes a flightrtl network (trainer, golden model, gateware) takes its
 arithmetic from here, so that all of them give the same integers.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ActivationFormat", "IntArray", "TermFormat", "requantize", "signed_bits"]
+__all__ = ["ActivationFormat", "BinaryFormat", "FixedFormat", "IntArray", "TermFormat",
+           "WeightFormat", "requantize", "signed_bits"]
 
 IntArray = NDArray[np.int64]
 
@@ -32,7 +33,7 @@ def _integer(value: object, name: str, low: int, high: int) -> int:
 
 @dataclass(frozen=True)
 class TermFormat:
-    """A term: zero or a signed power of two, the only thing a weight is made of.
+    """A term: zero or a signed power of two. A weight is a sum of terms.
 
     A code has ``exponent_bits + 1`` bits: the magnitude field ``f`` below, the sign bit above.
     ``f = 0`` is zero (its sign bit must be 0) and ``f >= 1`` is ``2 ** (f - 1)``.
@@ -95,6 +96,99 @@ class TermFormat:
         field = values & (self.negative_zero - 1)
         magnitude = np.where(field == 0, 0, np.int64(1) << np.maximum(field - 1, 0))
         return np.where(values & self.negative_zero, -magnitude, magnitude)
+
+
+@dataclass(frozen=True)
+class FixedFormat:
+    """A weight as one number in two's complement; its code is that number's bits.
+
+    Parameters
+    ----------
+    bits : int
+        Width of a weight, sign included, 2 to 8.
+
+    >>> FixedFormat(4).encode([7, -1, -8]).tolist()
+    [7, 15, 8]
+    """
+
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        _integer(self.bits, "bits", 2, 8)
+
+    @property
+    def code_bits(self) -> int:
+        """Bits in one code."""
+        return self.bits
+
+    @property
+    def min(self) -> int:
+        """Smallest weight."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def max(self) -> int:
+        """Largest weight."""
+        return (1 << (self.bits - 1)) - 1
+
+    def encode(self, values: ArrayLike) -> NDArray[np.uint8]:
+        """Codes of an array of weights; ``ValueError`` for one that does not fit."""
+        weights = np.asarray(values)
+        if not np.all((weights >= self.min) & (weights <= self.max) & (weights % 1 == 0)):
+            raise ValueError(f"weights of {self.bits} bits must be whole numbers from {self.min} "
+                             f"to {self.max}: round and clip them, or use more bits")
+        return (weights.astype(np.int64) & ((1 << self.bits) - 1)).astype(np.uint8)
+
+    def decode(self, codes: ArrayLike) -> IntArray:
+        """Weights of an array of codes; ``ValueError`` for a code that is not one."""
+        values = np.asarray(codes).astype(np.int64)
+        if np.any((values < 0) | (values >> self.bits != 0)):
+            raise ValueError(f"weight codes must fit in {self.bits} bits")
+        return np.where(values > self.max, values - (1 << self.bits), values)
+
+
+@dataclass(frozen=True)
+class BinaryFormat:
+    """A weight that is -1 (code 0) or +1 (code 1).
+
+    >>> BinaryFormat().encode([1, -1]).tolist()
+    [1, 0]
+    """
+
+    @property
+    def code_bits(self) -> int:
+        """Bits in one code."""
+        return 1
+
+    @property
+    def min(self) -> int:
+        """Smallest weight."""
+        return -1
+
+    @property
+    def max(self) -> int:
+        """Largest weight."""
+        return 1
+
+    def encode(self, values: ArrayLike) -> NDArray[np.uint8]:
+        """Codes of an array of weights; ``ValueError`` for one that is neither -1 nor +1."""
+        weights = np.asarray(values)
+        if not np.all((weights == -1) | (weights == 1)):
+            raise ValueError("binary weights must be -1 or 1: take the sign, and choose one of "
+                             "them for 0")
+        return (weights == 1).astype(np.uint8)
+
+    def decode(self, codes: ArrayLike) -> IntArray:
+        """Weights of an array of codes; ``ValueError`` for a code that is neither 0 nor 1."""
+        values = np.asarray(codes)
+        if not np.all((values == 0) | (values == 1)):
+            raise ValueError("binary weight codes must be 0 or 1")
+        return 2 * values.astype(np.int64) - 1
+
+
+WeightFormat = TermFormat | FixedFormat | BinaryFormat
+"""What the codes of a layer mean. n-bit power-of-two weights (n = 2 to 5, n-BQ-NN) are terms of
+``n - 1`` exponent bits, one in each weight."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from .formats import IntArray, requantize
-from .model import INPUT, Convolution, Dense, Layer, MaxPool, Model, SumPool, WeightedLayer
+from .model import (
+    INPUT,
+    Add,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+    WeightedLayer,
+    most_values,
+)
 
 __all__ = ["accumulate", "apply", "exact_dtype", "run", "top1", "trace"]
 
 _BATCH_VALUES = 1 << 22
-"""Values in the largest array of a batch: 16 to 32 MiB, however many images there are."""
+"""Values that a batch needs at the same time: 16 to 32 MiB, however many images there are."""
 
 
 def exact_dtype(bound: int) -> type[np.float32] | type[np.float64] | type[np.int64]:
@@ -42,7 +53,7 @@ def accumulate(layer: Convolution | Dense, activations: IntArray) -> IntArray:
     Parameters
     ----------
     layer : Convolution or Dense
-        With the terms.
+        With the weights.
     activations : array of integers, (N, H, W, C)
         The layer's input.
 
@@ -73,11 +84,28 @@ def _window_slices(layer: MaxPool, activations: IntArray) -> Iterator[IntArray]:
                               column:column + (width - 1) * across + 1:across]
 
 
-def apply(layer: Layer, activations: IntArray) -> IntArray:
-    """The result of one layer: int64 (N, H, W, C) to int64 (N, H', W', C')."""
+def apply(layer: Layer, *activations: IntArray) -> IntArray:
+    """The result of one layer.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of any type.
+    *activations : arrays of int64, (N, H, W, C)
+        The layer's inputs: two for an addition, else one.
+
+    Returns
+    -------
+    array of int64, (N, H', W', C')
+    """
+    if isinstance(layer, Add):
+        first, second = (maps << shift
+                         for maps, shift in zip(activations, layer.shifts, strict=True))
+        return requantize(first + second, layer.bias, layer.shift, layer.output)
+    source, = activations
     if isinstance(layer, (Convolution, Dense)):
-        return requantize(accumulate(layer, activations), layer.bias, layer.shift, layer.output)
-    slices = _window_slices(layer, activations)
+        return requantize(accumulate(layer, source), layer.bias, layer.shift, layer.output)
+    slices = _window_slices(layer, source)
     result = next(slices).copy()
     if isinstance(layer, SumPool):
         for values in slices:
@@ -106,13 +134,12 @@ def _checked(model: Model, images: ArrayLike) -> NDArray[Any]:
 
 def _batches(model: Model, images: NDArray[Any]) -> Iterator[IntArray]:
     """``images`` in int64 pieces small enough that no layer needs much memory (at least one)."""
-    largest = model.input.size
+    needed = most_values(model.layers, {name: kind.size for name, kind in model.tensors.items()})
     for layer in model.layers:
-        shape = model.tensors[layer.name].shape
-        unrolled = layer.taps if isinstance(layer, WeightedLayer) else 1
-        largest = max(largest, model.source(layer).size, shape[0] * shape[1] * unrolled,
-                      model.tensors[layer.name].size)
-    step = max(1, _BATCH_VALUES // max(1, largest))
+        if isinstance(layer, WeightedLayer):
+            rows, columns, _ = model.tensors[layer.name].shape
+            needed = max(needed, rows * columns * layer.taps)
+    step = max(1, _BATCH_VALUES // needed)
     for start in range(0, max(1, len(images)), step):
         yield images[start:start + step].astype(np.int64)
 
@@ -139,10 +166,16 @@ def run(model: Model, images: ArrayLike) -> IntArray:
         If their shape or their range is not the model's.
     """
     results = []
-    for activations in _batches(model, _checked(model, images)):
+    last = {edge: layer.name for layer in model.layers for edge in layer.inputs}
+    for batch in _batches(model, _checked(model, images)):
+        maps = {INPUT: batch}
         for layer in model.layers:
-            activations = apply(layer, activations)
-        results.append(activations.reshape(len(activations), model.output.size))
+            maps[layer.name] = apply(layer, *(maps[edge] for edge in layer.inputs))
+            for edge in set(layer.inputs):
+                if last[edge] == layer.name:    # nobody else needs it: give its memory back
+                    del maps[edge]
+        logits = maps[model.layers[-1].name]
+        results.append(logits.reshape(len(logits), model.output.size))
     return np.concatenate(results)
 
 
@@ -155,7 +188,7 @@ def trace(model: Model, images: ArrayLike) -> dict[str, IntArray]:
     for batch in _batches(model, _checked(model, images)):
         maps = {INPUT: batch}
         for layer in model.layers:
-            maps[layer.name] = apply(layer, maps[layer.inputs[0]])
+            maps[layer.name] = apply(layer, *(maps[edge] for edge in layer.inputs))
         for name, values in maps.items():
             results[name].append(values)
     return {name: np.concatenate(values) for name, values in results.items()}

@@ -9,7 +9,7 @@ the inputs of a dense layer) is in that order, channel fastest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import ActivationFormat, IntArray, TermFormat, signed_bits
+from .formats import ActivationFormat, IntArray, TermFormat, WeightFormat, signed_bits
 
-__all__ = ["INPUT", "Convolution", "Dense", "Layer", "MaxPool", "Model", "SumPool", "TensorType",
-           "WeightedLayer"]
+__all__ = ["INPUT", "Add", "Convolution", "Dense", "Layer", "MaxPool", "Model", "SumPool",
+           "TensorType", "WeightedLayer", "most_values"]
 
 INPUT = "input"
-"""The name by which the first layer refers to the image."""
+"""The name by which layers refer to the image."""
 
 Shape = tuple[int, int, int]
 
@@ -54,11 +54,12 @@ class TensorType:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightedLayer:
-    """What convolution and dense layers share: packed terms and requantization.
+    """What convolution and dense layers share: packed weights and requantization.
 
     The terms are packed by *slot*: filter ``i`` owns ``k[i]`` consecutive slots, and each slot
     holds one term for every input of the filter. Weight ``w`` of filter ``i`` is the sum over
-    its slots; a filter with ``k[i] = 0`` owns none.
+    its slots; a filter with ``k[i] = 0`` owns none. Weights that are fixed-point or binary are one
+    "term" each: every filter has one slot, or none if it is pruned.
 
     Parameters
     ----------
@@ -67,15 +68,15 @@ class WeightedLayer:
     inputs : tuple of str
         The layer that feeds this one, or :data:`INPUT`.
     terms : array of uint8, (sum(k), kernel height, kernel width, input channels)
-        Term codes, see :class:`~flightrtl.formats.TermFormat`.
+        Codes of terms or weights, as ``format`` says.
     k : tuple of int
-        Terms per weight, for each filter.
+        Terms per weight, for each filter. 0 or 1 unless ``format`` is of terms.
     bias, shift : arrays of int64, (filters,)
         ``out = clamp((acc + bias) >> shift)``.
     scale : array of int64, (filters,)
         The real value of a weight is its integer times ``2**scale``. Information only: no
         computation in this package uses it.
-    format : TermFormat
+    format : TermFormat, FixedFormat or BinaryFormat
         Of ``terms``.
     output : ActivationFormat
         What the result is clamped to.
@@ -90,7 +91,7 @@ class WeightedLayer:
     bias: IntArray
     shift: IntArray
     scale: IntArray
-    format: TermFormat = TermFormat()
+    format: WeightFormat = TermFormat()
     output: ActivationFormat = ActivationFormat()
     output_scale: int = 0
 
@@ -209,7 +210,58 @@ class SumPool(MaxPool):
     output_scale: int = 0
 
 
-Layer = Convolution | Dense | MaxPool | SumPool
+@dataclass(frozen=True, kw_only=True)
+class Add:
+    """Sum of two maps, value by value: the end of a residual block.
+
+    ``out = clamp(((a << shifts[0]) + (b << shifts[1]) + bias) >> shift)``. The shifts to the left
+    bring both to a common power-of-two scale; ``bias`` already holds the rounding half.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the model.
+    inputs : (str, str)
+        The layers that give ``a`` and ``b``, or :data:`INPUT`. Their maps have the same shape.
+    shifts : (int, int)
+        0 to 15.
+    bias, shift, output, output_scale
+        As in :class:`SumPool`.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    shifts: tuple[int, int]
+    bias: int
+    shift: int
+    output: ActivationFormat = ActivationFormat()
+    output_scale: int = 0
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Shape of the result for two inputs of shape ``source``: the same."""
+        return source
+
+
+Layer = Convolution | Dense | MaxPool | SumPool | Add
+
+
+def most_values(layers: Sequence[Layer], sizes: Mapping[str, int]) -> int:
+    """Most values that are needed at the same time when the layers are computed in their order.
+
+    A map is needed from the layer that gives it to the last one that takes it.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Values of the image (under :data:`INPUT`) and of every layer's result.
+    """
+    last = {edge: index for index, layer in enumerate(layers) for edge in layer.inputs}
+    kept, most = sizes[INPUT], sizes[INPUT]
+    for index, layer in enumerate(layers):
+        kept += sizes[layer.name]
+        most = max(most, kept)
+        kept -= sum(sizes[edge] for edge in set(layer.inputs) if last[edge] == index)
+    return most
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,14 +292,21 @@ class Model:
         for layer in self.layers:
             source = tensors[layer.inputs[0]]
             shape = layer.output_shape(source.shape)
-            if isinstance(layer, (WeightedLayer, SumPool)):
+            if isinstance(layer, (WeightedLayer, SumPool, Add)):
                 tensors[layer.name] = TensorType(shape, layer.output, layer.output_scale)
             else:
                 tensors[layer.name] = TensorType(shape, source.format, source.scale)
         return tensors
 
+    @cached_property
+    def chain(self) -> bool:
+        """Whether every layer takes the result of the one before it, and nothing else."""
+        before = [INPUT, *(layer.name for layer in self.layers)]
+        return all(layer.inputs == (name,)
+                   for layer, name in zip(self.layers, before, strict=False))
+
     def source(self, layer: Layer) -> TensorType:
-        """What feeds ``layer``."""
+        """What feeds ``layer``: the first of its inputs, if it has two."""
         return self.tensors[layer.inputs[0]]
 
     @property

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .formats import ActivationFormat, IntArray, TermFormat
-from .model import SumPool, WeightedLayer
+from .formats import ActivationFormat, BinaryFormat, FixedFormat, IntArray, TermFormat
+from .model import Add, SumPool, WeightedLayer
 
 __all__ = ["LIMITS", "Limits", "check_accumulator", "check_number", "check_numbers",
            "check_weights", "json_problems", "show"]
@@ -27,9 +27,11 @@ class Limits:
     name: int = 64
     side: int = 4096
     map_values: int = 1 << 24
+    live_values: int = 1 << 26
     weights: int = 1 << 24
     k: int = 255
     shift: int = 31
+    add_shift: int = 15
     scale: int = 127
     accumulator_bits: int = 48
     provenance_depth: int = 16
@@ -135,12 +137,17 @@ def check_weights(problems: list[str], where: str, layer: WeightedLayer) -> int 
     if sum(k) != terms.shape[0]:
         problems.append(f"{where}: k adds up to {sum(k)}, but there are {terms.shape[0]} slots of "
                         "terms: each filter owns k of them")
-    if not isinstance(layer.format, TermFormat):
-        problems.append(f"{where}: the format must be a TermFormat, not {show(layer.format)}")
-    elif np.any(terms >> layer.format.code_bits):
+    if not isinstance(layer.format, (TermFormat, FixedFormat, BinaryFormat)):
+        problems.append(f"{where}: the format must be a TermFormat, FixedFormat or BinaryFormat, "
+                        f"not {show(layer.format)}")
+        return used
+    if not isinstance(layer.format, TermFormat) and max(k) > 1:
+        problems.append(f"{where}: k is {max(k)} for a filter of single weights: it must be 1, or "
+                        "0 for a filter that is pruned")
+    if np.any(terms >> layer.format.code_bits):
         problems.append(f"{where}: a term code is {terms.max()}, but codes have "
                         f"{layer.format.code_bits} bits: encode the terms with the layer's format")
-    elif np.any(terms == layer.format.negative_zero):
+    elif isinstance(layer.format, TermFormat) and np.any(terms == layer.format.negative_zero):
         problems.append(f"{where}: a term code is {layer.format.negative_zero} (minus zero), which "
                         "is not allowed: zero is code 0")
     return used
@@ -153,8 +160,9 @@ def _kind(values: object) -> str:
 
 def _filter_sums(layer: WeightedLayer) -> tuple[IntArray, IntArray]:
     """Sums of the positive and of the negative weights of each filter that has terms."""
-    codes = np.arange(2 << layer.format.exponent_bits)
-    codes[layer.format.negative_zero] = 0
+    codes = np.arange(1 << layer.format.code_bits)
+    if isinstance(layer.format, TermFormat):
+        codes[layer.format.negative_zero] = 0
     values = layer.format.decode(codes).astype(np.int32)
     k = np.array([number for number in layer.k if number], np.int64)
     ends = np.cumsum(k)
@@ -170,10 +178,18 @@ def _filter_sums(layer: WeightedLayer) -> tuple[IntArray, IntArray]:
     return np.concatenate(positive), np.concatenate(negative)
 
 
-def check_accumulator(problems: list[str], where: str, layer: WeightedLayer | SumPool,
-                      source: ActivationFormat) -> None:
-    """The sum, with and without bias, must fit what hardware and golden model provide."""
-    if isinstance(layer, SumPool):
+def check_accumulator(problems: list[str], where: str, layer: WeightedLayer | SumPool | Add,
+                      *sources: ActivationFormat) -> None:
+    """The sum, with and without bias, must fit what hardware and golden model provide.
+
+    ``sources`` are the formats of the layer's inputs.
+    """
+    source = sources[0]
+    if isinstance(layer, Add):
+        low = sum(form.min << int(by) for form, by in zip(sources, layer.shifts, strict=True))
+        high = sum(form.max << int(by) for form, by in zip(sources, layer.shifts, strict=True))
+        biases = [int(layer.bias)]
+    elif isinstance(layer, SumPool):
         area = int(layer.kernel[0]) * int(layer.kernel[1])
         low, high = area * source.min, area * source.max
         biases = [int(layer.bias)]

@@ -93,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Imported late: so --help is quick, and Ctrl-C is clean from the first moment.
     from flightrtl import boards, modelfile, planner
+    from flightrtl.gateware import require_supported
     from flightrtl.progress import Progress
 
     from .bitstream import BitstreamEngine
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .waves import check_path, record_image
 
     model = modelfile.load(options.model)
+    require_supported(model)
     board = boards.load(options.board)
     if waveform:
         check_path(waveform, form)

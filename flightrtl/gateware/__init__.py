@@ -12,7 +12,7 @@ from .array import PEArray
 from .buffer import StreamBuffer
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
-from .network import Network
+from .network import Network, require_supported, unsupported
 from .pe import ShiftPE, activation_shape
 from .pool import MaxPooling, SumPooling
 from .requantize import Requantizer
@@ -24,4 +24,5 @@ __all__ = [
     "Argmax", "ConvolutionEngine", "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding",
     "LayerEngine", "MaxPooling", "Network", "PEArray", "Requantizer", "RomStream", "ShiftPE",
     "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "activation_shape",
+    "require_supported", "unsupported",
 ]

@@ -88,7 +88,7 @@ class LayerEngine(wiring.Component):
             rows=folding.rows, register=register, format=source.format)
         self.weights = WeightBuffer(folded, register=register)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
-                             activation=source.format, term=layer.format)
+                             activation=source.format, term=folded.term)
         self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width)
         bias = layer.bias + negative_terms(layer)
         self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..formats import IntArray, _integer
+from ..formats import IntArray, TermFormat, _integer
 from ..model import Convolution, Dense, TensorType
 
 __all__ = ["FoldedLayer", "Folding", "drain_program"]
@@ -82,6 +82,8 @@ class FoldedLayer:
     ------
     ValueError
         If ``simd`` does not divide the channels (or, by columns, the kernel column).
+    TypeError
+        If the layer's weights are no sums of terms.
     """
 
     layer: Convolution | Dense
@@ -89,6 +91,9 @@ class FoldedLayer:
     folding: Folding
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layer.format, TermFormat):
+            raise TypeError(f"layer {self.layer.name!r}: weights of {self.layer.format} cannot be "
+                            "folded: use TermFormat")
         folding, rows, channels = self.folding, self.rows, self.channels
         if folding.simd % rows or channels % (folding.simd // rows):
             legal = [rows * n for n in range(1, channels + 1) if channels % n == 0]
@@ -96,6 +101,12 @@ class FoldedLayer:
                 f"layer {self.layer.name!r}: simd={folding.simd} does not fit {channels} input "
                 f"channels{' by kernel columns' if folding.column else ''}; it may be one of "
                 f"{', '.join(map(str, legal))}")
+
+    @property
+    def term(self) -> TermFormat:
+        """Format of the layer's weights."""
+        assert isinstance(self.layer.format, TermFormat)
+        return self.layer.format
 
     @property
     def kernel(self) -> tuple[int, int]:

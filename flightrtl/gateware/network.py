@@ -12,15 +12,27 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
-from ..formats import IntArray
-from ..model import Convolution, Dense, Layer, MaxPool, Model, SumPool, TensorType, WeightedLayer
+from ..formats import IntArray, TermFormat
+from ..model import (
+    INPUT,
+    Add,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+    WeightedLayer,
+)
+from ..modelfile import ModelError
 from .argmax import Argmax
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
 
-__all__ = ["Network"]
+__all__ = ["Network", "require_supported", "unsupported"]
 
 Stage = LayerEngine | MaxPooling | SumPooling
 
@@ -43,6 +55,46 @@ def _stage(layer: Layer, source: TensorType, folding: Folding | None, register: 
         return MaxPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
                           format=source.format)
     raise TypeError(f"no gateware for {layer!r}")
+
+
+def unsupported(model: Model) -> list[str]:
+    """Every layer that there is no gateware for, one sentence each; empty if there is for all.
+
+    Parameters
+    ----------
+    model : Model
+        Free of problems (:func:`flightrtl.check.check`).
+    """
+    found = []
+    before = INPUT
+    for layer in model.layers:
+        if isinstance(layer, Add):
+            found.append(f"layer {layer.name!r}: there is no hardware for additions yet: train a "
+                         "network without residual connections")
+        elif layer.inputs != (before,):
+            found.append(f"layer {layer.name!r}: it takes the result of {layer.inputs[0]!r}, not "
+                         f"that of the layer before, {before!r}, and there is no hardware for "
+                         "branches yet: train a network whose layers form a chain")
+        if isinstance(layer, WeightedLayer) and not isinstance(layer.format, TermFormat):
+            found.append(f"layer {layer.name!r}: there is no hardware for weights of "
+                         f"{layer.format} yet: train it with weights that are sums of powers of "
+                         "two")
+        before = layer.name
+    return found
+
+
+def require_supported(model: Model) -> None:
+    """Do nothing for a model that can be built.
+
+    Raises
+    ------
+    ModelError
+        With all that :func:`unsupported` finds.
+    """
+    problems = unsupported(model)
+    if problems:
+        raise ModelError(f"no hardware can be built for model {model.name!r} (flightrtl.golden "
+                         "computes it)", problems)
 
 
 class Network(wiring.Component):
@@ -75,6 +127,8 @@ class Network(wiring.Component):
     ------
     ValueError
         If a layer has no folding, a folding no layer, or a folding does not fit its layer.
+    ModelError
+        If there is no gateware for a layer, or the layers do not form a chain.
     """
 
     i: stream.Interface
@@ -82,6 +136,7 @@ class Network(wiring.Component):
 
     def __init__(self, model: Model, foldings: Mapping[str, Folding], *,
                  memory_register: bool = False) -> None:
+        require_supported(model)
         unknown = set(foldings) - {layer.name for layer in model.layers
                                    if isinstance(layer, WeightedLayer)}
         if unknown:

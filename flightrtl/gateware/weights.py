@@ -119,7 +119,7 @@ class WeightBuffer(RomStream):
 
     def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
         self.folded = folded
-        lanes, simd, term = folded.folding.lanes, folded.folding.simd, folded.layer.format
+        lanes, simd, term = folded.folding.lanes, folded.folding.simd, folded.term
         super().__init__(data.ArrayLayout(data.ArrayLayout(term.code_bits, simd), lanes),
                          pack(folded.words_of_terms.reshape(-1, lanes * simd), term),
                          register=register)

@@ -119,11 +119,11 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     accumulator : int
         Bits of the array's accumulators.
     """
-    layer, form = folded.layer, folded.source.format
+    form = folded.source.format
     lanes, simd = folded.folding.lanes, folded.folding.simd
-    product = form.bits + layer.format.max_exponent + (not form.signed)
+    product = form.bits + folded.term.max_exponent + (not form.signed)
     adders = adder_bits(product, simd)
-    stages = sum(form.bits + (2 << stage) - 1 for stage in range(layer.format.exponent_bits))
+    stages = sum(form.bits + (2 << stage) - 1 for stage in range(folded.term.exponent_bits))
     lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
             + ACCUMULATOR_LUT4[family] * accumulator)
     array = Cost(lut4=round(ARRAY_LUT4 + lanes * lane),
@@ -145,7 +145,7 @@ def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
 
 
 def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
-    width = folded.folding.lanes * folded.folding.simd * folded.layer.format.code_bits
+    width = folded.folding.lanes * folded.folding.simd * folded.term.code_bits
     depth = folded.passes * folded.words
     ff = 10 + width * (family == "ecp5")  # the register behind the memory
     if width * depth >= ROM_BLOCK_BITS:

@@ -15,7 +15,8 @@ from ..formats import signed_bits
 from ..gateware.clocking import solve
 from ..gateware.engine import inverted_range
 from ..gateware.folding import FoldedLayer, Folding
-from ..model import INPUT, Layer, MaxPool, Model, WeightedLayer
+from ..gateware.network import require_supported
+from ..model import INPUT, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, pool_cost, system_costs, total
 from .cycles import Timing, measure
 from .plan import LayerPlan, Plan
@@ -74,10 +75,12 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     Raises
     ------
     UserError
-        For a frequency or rate that is not a positive number.
+        For a frequency or rate that is not a positive number, or a model that has layers without
+        hardware (:class:`~flightrtl.modelfile.ModelError`).
     BuildError
         If the model does not fit, or the rate cannot be reached; names the layer and the knob.
     """
+    require_supported(model)
     if target_rate is not None and not (math.isfinite(target_rate) and target_rate > 0):
         raise UserError(f"the target rate must be above 0 inferences per second, "
                         f"not {target_rate:g}")
@@ -164,6 +167,7 @@ def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
     source = model.source(layer)
     if isinstance(layer, MaxPool):
         return [_Option(None, source.size, 0.0, pool_cost(layer, source, family))]
+    assert isinstance(layer, (Convolution, Dense))     # what else there is was refused
     height, channels = layer.kernel[0], layer.channels
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
