@@ -35,7 +35,7 @@ FLOORS = [
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.
-LATE = {"torch", "sklearn", "pooch", "matplotlib", "serial", "rich"}
+LATE = {"torch", "sklearn", "scipy", "PIL", "pooch", "matplotlib", "serial", "rich"}
 
 
 def modules(package):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..model import TensorType
 
-__all__ = ["SPLITS", "Dataset", "DatasetError", "Images", "Labels", "data_folder", "download",
-           "missing"]
+__all__ = ["SPLITS", "Dataset", "DatasetError", "Images", "Labels", "check_md5", "data_folder",
+           "download", "missing"]
 
 Images = NDArray[np.uint8]
 Labels = NDArray[Any]
@@ -85,6 +86,18 @@ def missing(dataset: Dataset, folder: Path, wanted: Iterable[str], hint: str = "
     what = f"neither {', '.join(most)} nor {last}" if most else f"no {last}"
     return DatasetError(f"data folder {folder}: it has {what}{hint}; put the files of "
                         f"{dataset.name} there{remedy}")
+
+
+def check_md5(dataset: Dataset, path: Path) -> None:
+    """Refuse a file that is not, byte for byte, the original one of that name."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror or error}") from None
+    if digest != (original := dict(dataset.md5)[path.name]):
+        raise DatasetError(f"{path}: damaged, or not the original file: its MD5 checksum is "
+                           f"{digest}, not {original}; fetch it again")
 
 
 def download(dataset: Dataset, file: str) -> Path:
