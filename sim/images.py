@@ -54,13 +54,14 @@ def choose(model: Model, count: int, *, dataset: str | None = None, folder: Path
         raise UserError(f"the images of {name} are {_times(images.shape[1:])}, but model "
                         f"{model.name!r} takes {_times(shape)}: choose a data set of that size "
                         "with --dataset")
+    chosen = (np.arange(count) if seed is None
+              else np.random.default_rng(seed).choice(len(images), count, replace=False))
+    images = images[chosen]     # now an array, if it was none before
     if images.size and not limits.min <= images.min() <= images.max() <= limits.max:
         raise UserError(f"the images of {name} hold {images.min()} to {images.max()}, but model "
                         f"{model.name!r} takes {limits.min} to {limits.max}: choose a data set "
                         "with that range with --dataset")
-    chosen = (np.arange(count) if seed is None
-              else np.random.default_rng(seed).choice(len(images), count, replace=False))
-    return images[chosen].astype(np.int64), labels[chosen].astype(np.int64)
+    return images.astype(np.int64), labels[chosen].astype(np.int64)
 
 
 def _trained_on(model: Model) -> str:

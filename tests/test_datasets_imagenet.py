@@ -1,11 +1,13 @@
 """ImageNet's folders: small JPEG files, and what is made of them."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flightrtl.datasets import DATASETS, DatasetError, ImageFolder, imagenet, load
+from sim.images import choose
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -59,6 +61,14 @@ def test_indices(folder):
     assert images[[]].shape == (0, *images.shape[1:])
     with pytest.raises(IndexError):
         images[3]
+
+
+def test_the_simulator_takes_some(folder):
+    images, labels = load("imagenet", folder)
+    model = SimpleNamespace(name="photos", input=DATASETS["imagenet"].input)
+    taken, theirs = choose(model, 2, dataset="imagenet", folder=folder)
+    assert np.array_equal(taken, images[:2])
+    assert np.array_equal(theirs, labels[:2])
 
 
 def test_a_tensor_as_index(folder):

@@ -198,7 +198,7 @@ def test_bundled_models_on_sample_images(name, capsys):
     (["--trace-layers", "--level", "netlist"], "look into the gateware's source"),
     (["--dataset", "digits", "--images", "361"], "only 360 in the test split of digits"),
     (["--dataset", "digits", "--seed", "-1"], "--seed must be 0 or more, not -1"),
-    (["--dataset", "imagenet"], "no data set 'imagenet'; there are mnist"),
+    (["--dataset", "imagenette"], "no data set 'imagenette'; there are mnist"),
     (["--dataset", "digits", "--board", "ice4"], "no board is called 'ice4'"),
     ([], "no sample images of 'random' come with flightrtl"),
 ])

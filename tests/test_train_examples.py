@@ -5,7 +5,8 @@ import importlib
 
 import pytest
 
-MODULES = ["flightrtl.samples", "train.__main__", "train.activation", "train.quantize",
+MODULES = ["flightrtl.datasets.imagenet", "flightrtl.samples", "train.__main__",
+           "train.activation", "train.augment", "train.quantize",
            "train.samples", "train.schedule"]
 
 
