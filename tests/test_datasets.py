@@ -11,6 +11,7 @@ import pytest
 from flightrtl import samples
 from flightrtl.datasets import DATASETS, DatasetError, idx, load, read_idx
 from flightrtl.errors import UserError
+from train.samples import main as write_samples
 
 
 def idx_file(array):
@@ -101,7 +102,8 @@ def test_the_files_of_another_data_set_are_refused(tmp_path, small, monkeypatch)
 
 
 def test_wrong_names():
-    with pytest.raises(DatasetError, match="mnist, fashion-mnist, cifar10, "):
+    with pytest.raises(DatasetError, match="mnist, fashion-mnist, digits, cifar10, cifar100, svhn, "
+                                           "imagenet"):
         load("mnst")
     with pytest.raises(DatasetError, match="train, test"):
         load("digits", split="validation")
@@ -166,6 +168,21 @@ def test_samples_of_digits_are_its_test_split():
     pytest.importorskip("sklearn")
     for ours, theirs in zip(samples.load("digits"), load("digits"), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+def test_samples_are_written_from_the_test_split(tmp_path, small, monkeypatch, capsys):
+    """As many of each class as are to be had in the package."""
+    images, _ = small
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 16)
+    write(tmp_path, np.resize(images, (160, 28, 28)), labels)
+    monkeypatch.setattr(samples, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("sys.argv", ["samples", "--dataset", "fashion-mnist", "--data",
+                                     str(tmp_path)])
+    assert write_samples() == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'fashion-mnist'}.npz: 150 images\n"
+    with np.load(tmp_path / "fashion-mnist.npz") as written:
+        assert written["images"].shape == (150, 28, 28, 1)
+        assert np.array_equal(np.bincount(written["labels"]), [15] * 10)
 
 
 def test_samples_names():

@@ -16,8 +16,9 @@ from flightrtl.files import atomic_write
 
 __all__ = ["choose", "main"]
 
-_PER_CLASS = {"mnist": 30, "fashion-mnist": 15}
-"""Images of each class; of a data set that is not named here, the whole test split."""
+_PER_CLASS = {"digits": None, "fashion-mnist": 15, "mnist": 30, "cifar10": 10, "cifar100": 1,
+              "svhn": 10}
+"""Images of each class; None is the whole test split."""
 
 
 def choose(labels: datasets.Images, each: int) -> np.ndarray:
@@ -35,13 +36,15 @@ def choose(labels: datasets.Images, each: int) -> np.ndarray:
 def main() -> int:
     """Write ``NAME.npz`` of each data set into ``flightrtl/samples``."""
     parser = argparse.ArgumentParser(prog="python -m train.samples", description=__doc__)
+    parser.add_argument("--dataset", metavar="NAME", choices=_PER_CLASS,
+                        help=f"one of {', '.join(_PER_CLASS)}; default: all that are there already")
     parser.add_argument("--data", metavar="DIR", help="folder with the data sets' files")
     options = parser.parse_args()
     folder = Path(samples.__file__).parent
-    for name in ("digits", "fashion-mnist", "mnist"):
+    for name in [options.dataset] if options.dataset else samples.names():
         images, labels = datasets.load(name, options.data, "test")
-        if name in _PER_CLASS:
-            chosen = choose(labels, _PER_CLASS[name])
+        if (each := _PER_CLASS[name]) is not None:
+            chosen = choose(labels, each)
             images, labels = images[chosen], labels[chosen]
         with atomic_write(folder / f"{name}.npz", "wb") as file:
             np.savez_compressed(file, images=images, labels=labels)

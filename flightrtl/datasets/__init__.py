@@ -28,7 +28,7 @@ __all__ = ["DATASETS", "Dataset", "DatasetError", "ImageFolder", "Images", "Labe
            "read_idx"]
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (
-    MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, IMAGENET, DIGITS)}
+    MNIST, FASHION_MNIST, DIGITS, CIFAR10, CIFAR100, SVHN, IMAGENET)}
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None,
