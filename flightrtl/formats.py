@@ -134,7 +134,8 @@ class FixedFormat:
     def encode(self, values: ArrayLike) -> NDArray[np.uint8]:
         """Codes of an array of weights; ``ValueError`` for one that does not fit."""
         weights = np.asarray(values)
-        if not np.all((weights >= self.min) & (weights <= self.max) & (weights % 1 == 0)):
+        if not np.all((weights >= self.min) & (weights <= self.max)
+                      & (weights == np.round(weights))):
             raise ValueError(f"weights of {self.bits} bits must be whole numbers from {self.min} "
                              f"to {self.max}: round and clip them, or use more bits")
         return (weights.astype(np.int64) & ((1 << self.bits) - 1)).astype(np.uint8)

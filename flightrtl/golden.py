@@ -166,13 +166,12 @@ def run(model: Model, images: ArrayLike) -> IntArray:
         If their shape or their range is not the model's.
     """
     results = []
-    last = {edge: layer.name for layer in model.layers for edge in layer.inputs}
     for batch in _batches(model, _checked(model, images)):
         maps = {INPUT: batch}
         for layer in model.layers:
             maps[layer.name] = apply(layer, *(maps[edge] for edge in layer.inputs))
             for edge in set(layer.inputs):
-                if last[edge] == layer.name:    # nobody else needs it: give its memory back
+                if model.last_taker[edge] == layer.name:    # give its memory back
                     del maps[edge]
         logits = maps[model.layers[-1].name]
         results.append(logits.reshape(len(logits), model.output.size))

@@ -305,6 +305,11 @@ class Model:
         return all(layer.inputs == (name,)
                    for layer, name in zip(self.layers, before, strict=False))
 
+    @cached_property
+    def last_taker(self) -> dict[str, str]:
+        """For the image and each result that is taken: the last layer that takes it."""
+        return {edge: layer.name for layer in self.layers for edge in layer.inputs}
+
     def source(self, layer: Layer) -> TensorType:
         """What feeds ``layer``: the first of its inputs, if it has two."""
         return self.tensors[layer.inputs[0]]

@@ -7,15 +7,24 @@ filter spread over the range of its output format instead of all being clamped t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from flightrtl import golden
-from flightrtl.formats import ActivationFormat, IntArray, TermFormat
+from flightrtl.formats import (
+    ActivationFormat,
+    BinaryFormat,
+    FixedFormat,
+    IntArray,
+    TermFormat,
+    WeightFormat,
+)
 from flightrtl.model import (
     INPUT,
+    Add,
     Convolution,
     Dense,
     Layer,
@@ -26,7 +35,8 @@ from flightrtl.model import (
     WeightedLayer,
 )
 
-__all__ = ["extreme_maps", "random_images", "random_layer", "random_map", "random_model"]
+__all__ = ["extreme_maps", "random_add", "random_format", "random_graph", "random_images",
+           "random_layer", "random_map", "random_model"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 
@@ -57,9 +67,18 @@ def extreme_maps(layer: WeightedLayer, source: TensorType, index: int) -> IntArr
     return maps
 
 
-def _random_terms(rng: Generator, shape: tuple[int, ...], form: TermFormat) -> np.ndarray:
-    codes = rng.integers(0, 2 << form.exponent_bits, size=shape, dtype=np.uint8)
-    codes[codes == form.negative_zero] = 0
+def random_format(rng: Generator) -> WeightFormat:
+    """Any format of weights."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return TermFormat(int(rng.integers(1, 5)))
+    return FixedFormat(int(rng.integers(2, 9))) if kind == 1 else BinaryFormat()
+
+
+def _random_codes(rng: Generator, shape: tuple[int, ...], form: WeightFormat) -> np.ndarray:
+    codes = rng.integers(0, 1 << form.code_bits, size=shape, dtype=np.uint8)
+    if isinstance(form, TermFormat):
+        codes[codes == form.negative_zero] = 0
     return codes
 
 
@@ -80,7 +99,8 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
                  stride: tuple[int, int] | None = None,
                  padding: tuple[int, int, int, int] | None = None,
                  k: Sequence[int] | None = None, max_k: int = 3, exponent_bits: int | None = None,
-                 output: ActivationFormat | None = None) -> Layer:
+                 output: ActivationFormat | None = None,
+                 weights: WeightFormat | None = None) -> Layer:
     """One layer that fits on ``source``; what is not given is drawn.
 
     Parameters
@@ -93,6 +113,8 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         Samples of that input, for the calibration of bias and shift: see :func:`random_map`.
     k : sequence of int, optional
         Terms of each filter; drawn from 0 to ``max_k`` otherwise (never all zero).
+    weights : WeightFormat, optional
+        Of the weights; terms of ``exponent_bits`` otherwise.
     """
     height, width, channels = source.shape
     kernel = kernel or (int(rng.integers(1, min(height, 5) + 1)),
@@ -111,7 +133,9 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
                        shift=shift, output=output, output_scale=scale)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    form = TermFormat(exponent_bits or int(rng.integers(1, 5)))
+    form = weights or TermFormat(exponent_bits or int(rng.integers(1, 5)))
+    if not isinstance(form, TermFormat):
+        max_k = 1
     if k is None:
         filters = filters or int(rng.integers(1, 7))
         counts = [int(number) for number in rng.integers(0, max_k + 1, size=filters)]
@@ -122,7 +146,7 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         kernel = (height, width)
     fields: dict[str, Any] = {
         "name": name, "inputs": inputs, "k": tuple(counts), "format": form, "output": output,
-        "terms": _random_terms(rng, (sum(counts), *kernel, channels), form),
+        "terms": _random_codes(rng, (sum(counts), *kernel, channels), form),
         "scale": rng.integers(-12, 3, size=len(counts), dtype=np.int64), "output_scale": scale,
     }
     if kind == "convolution":
@@ -191,3 +215,76 @@ def random_model(rng: Generator, *, input_shape: tuple[int, int, int] | None = N
         source = TensorType(shape, form)
     return Model(name, TensorType(input_shape, input_format, int(rng.integers(-12, 3))),
                  tuple(layers), {"dataset": "random", "seed": 0})
+
+
+def random_add(rng: Generator, sources: Sequence[TensorType], maps: Sequence[IntArray], *,
+               name: str = "add", inputs: tuple[str, str] = (INPUT, INPUT),
+               output: ActivationFormat | None = None) -> Add:
+    """A layer that adds two maps of one shape: their real values, if their scales are close."""
+    common = min(kind.scale for kind in sources) - int(rng.integers(0, 3))
+    one, other = (min(15, kind.scale - common) for kind in sources)
+    output = output or ActivationFormat(int(rng.integers(1, 17)), bool(rng.integers(2)))
+    bias, shift = _calibrate(rng, (maps[0] << one) + (maps[1] << other), output)
+    return Add(name=name, inputs=inputs, shifts=(one, other), bias=bias, shift=shift,
+               output=output, output_scale=common + shift)
+
+
+def random_graph(rng: Generator, *, name: str = "graph") -> Model:
+    """A model with branches, additions and every format of weights, that passes every check.
+
+    Its scales are those of its shifts, so that the real values in it make sense. The gateware
+    cannot compute it.
+    """
+    size = int(rng.integers(2, 7))
+    image = TensorType((size, size, int(rng.integers(1, 4))),
+                       ActivationFormat(int(rng.integers(1, 9)), bool(rng.integers(2))),
+                       int(rng.integers(-4, 1)))
+    kinds = {INPUT: image}
+    maps = {INPUT: random_map(rng, image, 8)}
+    layers: list[Layer] = []
+    unused: list[str] = []
+
+    def append(layer: Layer) -> None:
+        result = golden.apply(layer, *(maps[edge] for edge in layer.inputs))
+        source = kinds[layer.inputs[0]]
+        kinds[layer.name] = TensorType(result.shape[1:], source.format, source.scale)
+        if not isinstance(layer, MaxPool) or isinstance(layer, SumPool):
+            kinds[layer.name] = TensorType(result.shape[1:], layer.output, layer.output_scale)
+        maps[layer.name] = result
+        unused[:] = [edge for edge in unused if edge not in layer.inputs] + [layer.name]
+        layers.append(layer)
+
+    def extend(kind: str, edge: str, **fields: Any) -> None:
+        label = f"{kind}{len(layers)}"
+        output = fields.pop("output", None) or ActivationFormat(int(rng.integers(1, 9)),
+                                                                bool(rng.integers(3) == 0))
+        layer = random_layer(rng, kind, kinds[edge], maps[edge], name=label, inputs=(edge,),
+                             weights=random_format(rng), output=output, **fields)
+        if isinstance(layer, (Convolution, Dense)):
+            layer = replace(layer, scale=layer.output_scale - kinds[edge].scale - layer.shift)
+        append(layer)
+
+    def join(one: str, other: str) -> None:
+        edges = one, other
+        append(random_add(rng, [kinds[edge] for edge in edges], [maps[edge] for edge in edges],
+                          name=f"add{len(layers)}", inputs=edges,
+                          output=ActivationFormat(int(rng.integers(8, 17)), bool(rng.integers(2)))))
+
+    for _ in range(int(rng.integers(1, 6))):
+        names = list(kinds)
+        edge = names[int(rng.integers(len(names)))]
+        equal = [other for other in names if kinds[other].shape == kinds[edge].shape]
+        if rng.integers(2):
+            join(edge, equal[int(rng.integers(len(equal)))])
+        elif rng.integers(3):
+            extend("convolution", edge, kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1),
+                   filters=int(rng.choice([kinds[edge].shape[2], 2])))
+        else:
+            extend(str(rng.choice(["convolution", "max_pool", "sum_pool"])), edge)
+    if len(unused) > 1:                     # somebody must take every result
+        for edge in list(unused):
+            extend("dense", edge, filters=3)
+    while len(unused) > 1:
+        join(*unused[:2])
+    extend("dense", unused[0], output=ActivationFormat(12, True))
+    return Model(name, image, tuple(layers), {"dataset": "random", "seed": 0})

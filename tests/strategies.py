@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 
 from flightrtl import golden
-from flightrtl.formats import ActivationFormat, IntArray, TermFormat
+from flightrtl.formats import (
+    ActivationFormat,
+    BinaryFormat,
+    FixedFormat,
+    IntArray,
+    TermFormat,
+    WeightFormat,
+)
 from flightrtl.gateware import FoldedLayer, Folding, Network
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.link import Frame
@@ -26,7 +33,8 @@ from tests.models import extreme_maps, random_layer, random_map
 from tests.streams import Pauses
 
 __all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "frames",
-           "networks", "paddings", "pools", "seeds", "stalls", "strides", "term_formats", "windows"]
+           "networks", "paddings", "pools", "seeds", "stalls", "strides", "term_formats",
+           "weight_formats", "windows"]
 
 _KINDS = ("convolution", "max_pool", "sum_pool", "dense")
 _CYCLES = 1500
@@ -46,6 +54,12 @@ def activation_formats(most: int = 16) -> st.SearchStrategy[ActivationFormat]:
 def term_formats() -> st.SearchStrategy[TermFormat]:
     """Terms of every width."""
     return st.builds(TermFormat, st.integers(1, 4))
+
+
+def weight_formats() -> st.SearchStrategy[WeightFormat]:
+    """Weights of every kind and width. There is gateware for :func:`term_formats` only."""
+    return st.one_of(term_formats(), st.builds(FixedFormat, st.integers(2, 8)),
+                     st.builds(BinaryFormat))
 
 
 def strides(most: int = 3) -> st.SearchStrategy[tuple[int, int]]:

@@ -1,9 +1,19 @@
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightrtl.formats import ActivationFormat, TermFormat, requantize, signed_bits
+from flightrtl import formats
+from flightrtl.formats import (
+    ActivationFormat,
+    BinaryFormat,
+    FixedFormat,
+    TermFormat,
+    requantize,
+    signed_bits,
+)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -36,13 +46,70 @@ def test_what_is_no_code_is_refused(code, message):
         TermFormat(3).decode(np.array([0, code]))
 
 
-@pytest.mark.parametrize("build", [TermFormat, ActivationFormat])
+@pytest.mark.parametrize("build", [TermFormat, FixedFormat, ActivationFormat])
 @pytest.mark.parametrize(("value", "error"), [
     (0, ValueError), (17, ValueError), (-1, ValueError), (2.0, TypeError), ("2", TypeError),
     (None, TypeError), (True, TypeError)])
 def test_widths_are_checked(build, value, error):
     with pytest.raises(error, match=r"bits must be"):
         build(value)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_fixed_weight_has_one_code_and_back(bits):
+    form = FixedFormat(bits)
+    values = list(range(-(1 << bits - 1), 1 << bits - 1))
+    assert (form.min, form.max, form.code_bits) == (values[0], values[-1], bits)
+    codes = form.encode(values)
+    assert codes.dtype == np.uint8
+    assert codes.tolist() == [value % (1 << bits) for value in values]
+    assert form.decode(codes).tolist() == values
+    assert form.decode(codes).dtype == np.int64
+    assert form.encode(np.float64(values).reshape(2, -1)).ravel().tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("value", [8, -9, 0.5, 1e30, float("nan"), float("inf"), 1 << 60])
+def test_what_is_no_fixed_weight_is_refused(value):
+    with pytest.raises(ValueError, match=r"of 4 bits must be whole numbers from -8 to 7: round"):
+        FixedFormat(4).encode([0, value])
+
+
+@pytest.mark.parametrize("code", [16, -1, 255])
+def test_what_is_no_fixed_code_is_refused(code):
+    with pytest.raises(ValueError, match="weight codes must fit in 4 bits"):
+        FixedFormat(4).decode([0, code])
+
+
+def test_binary_weights():
+    form = BinaryFormat()
+    assert (form.min, form.max, form.code_bits) == (-1, 1, 1)
+    codes = form.encode([[1, -1], [-1, -1]])
+    assert codes.dtype == np.uint8
+    assert codes.tolist() == [[1, 0], [0, 0]]
+    assert form.decode(codes).tolist() == [[1, -1], [-1, -1]]
+    assert form.decode(codes).dtype == np.int64
+    for value in (0, 2, 0.5, float("nan")):
+        with pytest.raises(ValueError, match="binary weights must be -1 or 1"):
+            form.encode([1, value])
+    for code in (2, -1, 255):
+        with pytest.raises(ValueError, match="binary weight codes must be 0 or 1"):
+            form.decode([1, code])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_power_of_two_weights_of_n_bits_are_terms(bits):
+    # n-BQ-NN: n bits hold 0 and 2**n - 2 signed powers of two.
+    form = TermFormat(bits - 1)
+    assert form.code_bits == bits
+    codes = [code for code in range(1 << bits) if code != form.negative_zero]
+    magnitudes = {abs(value) for value in form.decode(codes).tolist()}
+    assert magnitudes == {0, *(2**e for e in range(2 ** (bits - 1) - 1))}
+
+
+def test_examples():
+    result = doctest.testmod(formats)
+    assert result.attempted == 5
+    assert result.failed == 0
 
 
 def test_sign_of_activations_is_checked():

@@ -1,5 +1,6 @@
 import itertools
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -7,14 +8,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightrtl import golden
-from flightrtl.formats import ActivationFormat, TermFormat
-from flightrtl.model import INPUT, Convolution, Dense, Layer, MaxPool, Model, SumPool, TensorType
+from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
+from flightrtl.model import (
+    INPUT,
+    Add,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+)
 
-from .models import random_images, random_layer, random_map, random_model
+from .models import (
+    random_add,
+    random_graph,
+    random_images,
+    random_layer,
+    random_map,
+    random_model,
+)
+from .strategies import activation_formats, seeds, weight_formats
 
 
-def naive(layer, maps):
+def weight(code, form):
+    """The number that a code stands for, from the document."""
+    if isinstance(form, BinaryFormat):
+        return 1 if code else -1
+    if isinstance(form, FixedFormat):
+        return code - (code >> form.bits - 1 << form.bits)
+    field = code & (1 << form.exponent_bits) - 1
+    return (-1 if code >> form.exponent_bits else 1) * (1 << field - 1 if field else 0)
+
+
+def naive(layer, maps, others=None):
     """One layer in plain Python integers, straight from the definition."""
+    if isinstance(layer, Add):
+        one, other = layer.shifts
+        sums = [a * 2**one + b * 2**other + layer.bias
+                for a, b in zip(maps.ravel().tolist(), others.ravel().tolist(), strict=True)]
+        return np.array([min(max(total // 2**layer.shift, layer.output.min), layer.output.max)
+                         for total in sums]).reshape(maps.shape)
     results = []
     for pixels in maps.tolist():
         height, width = len(pixels), len(pixels[0])
@@ -37,9 +72,7 @@ def naive(layer, maps):
                 for slot, (i, j, v, u), d in itertools.product(
                         slots, window, range(layer.channels)):
                     code = int(layer.terms[slot, i, j, d])
-                    field = code & (1 << layer.format.exponent_bits) - 1
-                    sign = -1 if code >> layer.format.exponent_bits else 1
-                    total += (sign << field - 1 if field else 0) * pixels[v][u][d]
+                    total += weight(code, layer.format) * pixels[v][u][d]
                 shift = int(layer.shift[c])
             result[y, x, c] = min(max(total // 2**shift, layer.output.min), layer.output.max)
         results.append(result)
@@ -55,6 +88,73 @@ def test_a_layer_is_what_its_definition_says(seed, kind):
     maps = random_map(rng, source, 2)
     layer = random_layer(rng, kind, source, maps)
     np.testing.assert_array_equal(golden.apply(layer, maps), naive(layer, maps), strict=True)
+
+
+@given(seeds(), weight_formats(), activation_formats(), st.sampled_from(["convolution", "dense"]))
+def test_every_format_of_weights(seed, form, activation, kind):
+    rng = np.random.default_rng(seed)
+    source = TensorType((4, 3, 2), activation)
+    maps = random_map(rng, source, 2)
+    layer = random_layer(rng, kind, source, maps, weights=form)
+    assert layer.format == form
+    np.testing.assert_array_equal(golden.apply(layer, maps), naive(layer, maps), strict=True)
+
+
+@given(seeds(), activation_formats(), activation_formats())
+def test_an_addition_is_what_its_definition_says(seed, first, second):
+    rng = np.random.default_rng(seed)
+    sources = [TensorType((2, 3, 2), form, int(rng.integers(-9, 9))) for form in (first, second)]
+    maps = [random_map(rng, source, 2) for source in sources]
+    layer = random_add(rng, sources, maps)
+    result = golden.apply(layer, *maps)
+    np.testing.assert_array_equal(result, naive(layer, *maps), strict=True)
+    assert layer.output_shape((2, 3, 2)) == result.shape[1:]
+
+
+def test_an_addition_takes_two_maps_and_other_layers_one():
+    layer = Add(name="add", inputs=("a", "b"), shifts=(2, 0), bias=1, shift=1,
+                output=ActivationFormat(5, True))
+    one, other = np.full((1, 1, 1, 1), 3), np.full((1, 1, 1, 1), -20)
+    assert golden.apply(layer, one, other).item() == -4          # (12 - 20 + 1) >> 1
+    assert golden.apply(layer, other, one).item() == -16         # (-80 + 3 + 1) >> 1, clamped
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        golden.apply(layer, one)
+    pool = MaxPool(name="pool", inputs=("a",), kernel=(1, 1), stride=(1, 1))
+    with pytest.raises(ValueError, match="too many values"):
+        golden.apply(pool, one, other)
+
+
+@given(seeds())
+def test_binary_layers_are_popcounts_of_xnor(seed):
+    """docs/model-file.md, binary networks: activations b stand for 2b - 1, bias for the rest."""
+    rng = np.random.default_rng(seed)
+    source = TensorType((5, 4, int(rng.integers(1, 9))), ActivationFormat(1))
+    maps = random_map(rng, source, 3)
+    output = ActivationFormat(1)
+    draft = random_layer(rng, "convolution", source, maps, weights=BinaryFormat(), k=(1,) * 4,
+                         output=output)
+    assert isinstance(draft, Convolution)
+    threshold = rng.integers(-4, 5, size=4)
+    # sum(w * (2b - 1)) >= threshold is 2 * sum(w * b) - sum(w) - threshold >= 0: a bit of output.
+    total = draft.weights.reshape(4, -1).sum(axis=1)
+    layer = Convolution(**{name: getattr(draft, name) for name in draft.__dataclass_fields__}
+                        | {"bias": (-(total + threshold)) // 2 + 1, "shift": np.zeros(4, np.int64)})
+    top, bottom, left, right = layer.padding
+    padded = np.pad(maps, ((0, 0), (top, bottom), (left, right), (0, 0)))    # 0 stands for -1
+    for index, y, x in itertools.product(range(4), *map(range, layer.output_shape(
+            source.shape)[:2])):
+        rows, columns = y * layer.stride[0], x * layer.stride[1]
+        window = padded[:, rows:rows + layer.kernel[0], columns:columns + layer.kernel[1]]
+        codes = layer.terms[index]
+        same = (~(window ^ codes) & 1).reshape(3, -1).sum(axis=1)            # popcount(xnor)
+        real = 2 * same - layer.taps                                         # sum(w * (2b - 1))
+        assert real.tolist() == [int(((2 * bits - 1) * layer.weights[index]).sum())
+                                 for bits in window]
+        minus = (codes == 0).sum()
+        sums = golden.accumulate(layer, maps)[:, y, x, index]
+        np.testing.assert_array_equal(sums, same - minus)
+        bits = golden.apply(layer, maps)[:, y, x, index]
+        np.testing.assert_array_equal(bits, real >= threshold[index])
 
 
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 0, 1, 0), (0, 2, 0, 1), (1, 2, 1, 1)])
@@ -113,10 +213,10 @@ def test_large_negative_activations_count_for_the_bound():
     assert golden.accumulate(layer, maps).item() == 1 - 600 * 32767
 
 
-@given(st.integers(0, 1 << 32))
-def test_run_is_the_end_of_trace_whatever_the_batch(seed):
+@given(st.integers(0, 1 << 32), st.sampled_from([random_model, random_graph]))
+def test_run_is_the_end_of_trace_whatever_the_batch(seed, draw):
     rng = np.random.default_rng(seed)
-    model = random_model(rng)
+    model = draw(rng)
     images = random_images(rng, model, 5)
     logits = golden.run(model, images)
     maps = golden.trace(model, images)
@@ -130,12 +230,34 @@ def test_run_is_the_end_of_trace_whatever_the_batch(seed):
         assert result.shape == (5, *kind.shape)
         assert result.min() >= kind.format.min
         assert result.max() <= kind.format.max
-        np.testing.assert_array_equal(result, naive(layer, maps[layer.inputs[0]]))
+        np.testing.assert_array_equal(result, naive(layer, *(maps[edge] for edge in layer.inputs)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(golden, "_BATCH_VALUES", 1)
         np.testing.assert_array_equal(golden.run(model, images), logits)
         np.testing.assert_array_equal(golden.trace(model, images)[model.layers[0].name],
                                       maps[model.layers[0].name])
+
+
+def test_maps_are_given_back_when_nobody_needs_them_any_more(monkeypatch):
+    image = TensorType((1, 1, 1))
+    pools = [MaxPool(name=f"p{n}", inputs=(f"p{n - 1}" if n else INPUT,), kernel=(1, 1),
+                     stride=(1, 1)) for n in range(6)]
+    add = Add(name="add", inputs=("p5", "p1"), shifts=(0, 0), bias=0, shift=0)
+    model = Model("m", image, (*pools, add))
+    alive: dict[str, weakref.ref] = {}
+    most = []
+
+    def watched(layer, *maps):
+        result = apply(layer, *maps)
+        alive[layer.name] = weakref.ref(result)
+        most.append({name for name, ref in alive.items() if ref() is not None})
+        return result
+
+    apply = golden.apply
+    monkeypatch.setattr(golden, "apply", watched)
+    assert golden.run(model, np.full((1, 1, 1, 1), 7)).tolist() == [[14]]
+    assert most == [{"p0"}, {"p0", "p1"}, {"p1", "p2"}, {"p1", "p2", "p3"}, {"p1", "p3", "p4"},
+                    {"p1", "p4", "p5"}, {"p1", "p5", "add"}]
 
 
 def test_no_images_give_no_logits():

@@ -4,8 +4,9 @@ Usage: ``python -m train.verify MODEL [--dataset NAME] [--data DIR] [--json]``. 
 every logit is the same, 1 if not.
 
 The network is rebuilt in PyTorch from the file alone and runs as it did in training: real-valued
-weights, biases and activations in float32 (float64 in a layer whose sums need more than 24 bits).
-The golden model has integers only.
+weights, biases and activations, where an integer ``v`` of the file stands for ``v * 2**scale``, in
+float32 (float64 for sums that could need more than 24 bits). The golden model has integers only.
+So the comparison proves the scales in the file, too, which the golden model does not look at.
 """
 
 from __future__ import annotations
@@ -16,64 +17,88 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from flightrtl import datasets, golden, modelfile
 from flightrtl.errors import UserError, run_cli
-from flightrtl.formats import IntArray
-from flightrtl.model import Convolution, Dense, MaxPool, Model, SumPool
+from flightrtl.formats import IntArray, signed_bits
+from flightrtl.model import INPUT, Add, Convolution, Dense, Layer, Model, SumPool
 from flightrtl.progress import Progress
 
 from . import activation
-from .quantize import power_of_two
 
 __all__ = ["fake_quantized", "main"]
 
 _BATCH = 500
 
 
+def _real_bias(bias: ArrayLike, shift: ArrayLike, scale: IntArray | int) -> NDArray[np.float64]:
+    """Bias without the rounding half, whose integers stand for multiples of ``2**scale``.
+
+    >>> _real_bias([5, 5], [2, 0], [-1, -1]).tolist()
+    [1.5, 2.5]
+    """
+    half = np.int64(1) << np.asarray(shift, np.int64) >> 1
+    return np.ldexp((np.asarray(bias) - half).astype(np.float64), scale)
+
+
 def _weighted(model: Model, layer: Convolution | Dense, values: Tensor) -> Tensor:
     """A convolution or dense layer on real values (N, C, H, W)."""
-    scale = torch.tensor(layer.scale)
     source = model.source(layer)
-    weight = torch.tensor(layer.weights.transpose(0, 3, 1, 2).astype(np.float32))
-    weight = weight * power_of_two(scale)[:, None, None, None]
-    half = np.where(layer.shift > 0, np.int64(1) << np.maximum(layer.shift - 1, 0), 0)
-    bias = torch.tensor((layer.bias - half).astype(np.float64))
-    bias = bias * power_of_two(scale + source.scale).double()
+    weights = np.ldexp(layer.weights.transpose(0, 3, 1, 2).astype(np.float64),
+                       layer.scale[:, None, None, None])
+    weight = torch.tensor(weights)
+    bias = torch.tensor(_real_bias(layer.bias, layer.shift, layer.scale + source.scale))
     stride = (1, 1)
     if isinstance(layer, Convolution):
         top, bottom, left, right = layer.padding
         values = functional.pad(values, (left, right, top, bottom))
         stride = layer.stride
-    dtype = torch.float32 if layer.accumulator_bits(source.format) <= 24 else torch.float64
+    low, high = layer.accumulator_range(source.format)
+    bits = signed_bits(low + int(layer.bias.min()), high + int(layer.bias.max()))
+    exact = max(bits, layer.accumulator_bits(source.format)) <= 24
+    dtype = torch.float32 if exact else torch.float64
     result = functional.conv2d(values.to(dtype), weight.to(dtype), bias.to(dtype), stride)
     return activation.quantize(result, layer.output, layer.output_scale).float()
 
 
+def _summed(model: Model, layer: SumPool, values: Tensor) -> Tensor:
+    """A sum-pooling layer. Its shift and scales say by which power of two it divides the sums."""
+    scale = model.source(layer).scale
+    sums = functional.avg_pool2d(values.double(), layer.kernel, layer.stride, divisor_override=1)
+    return ((sums + float(_real_bias(layer.bias, layer.shift, scale)))
+            * 2.0 ** (layer.output_scale - scale - layer.shift))
+
+
+def _result(model: Model, layer: Layer, *sources: Tensor) -> Tensor:
+    """The result of one layer on real values (N, C, H, W)."""
+    if isinstance(layer, (Convolution, Dense)):
+        return _weighted(model, layer, *sources)
+    if isinstance(layer, Add):
+        scale = layer.output_scale - layer.shift
+        values = sources[0].double() + sources[1].double()
+        values = values + float(_real_bias(layer.bias, layer.shift, scale))
+    elif isinstance(layer, SumPool):
+        values = _summed(model, layer, *sources)
+    else:
+        return functional.max_pool2d(sources[0], layer.kernel, layer.stride)
+    return activation.quantize(values, layer.output, layer.output_scale).float()
+
+
 @torch.no_grad()
 def fake_quantized(model: Model, images: NDArray[np.uint8]) -> IntArray:
-    """Logits of images (N, H, W, C), computed as in training, as integers.
-
-    Raises
-    ------
-    UserError
-        If the model has a layer that the trainer does not know.
-    """
+    """Logits of images (N, H, W, C), computed as in training, as integers."""
     results = []
     for batch in torch.tensor(images.transpose(0, 3, 1, 2).copy()).split(_BATCH):
-        values = batch.float() * 2.0 ** model.input.scale
+        maps = {INPUT: batch.float() * 2.0 ** model.input.scale}
         for layer in model.layers:
-            if isinstance(layer, (Convolution, Dense)):
-                values = _weighted(model, layer, values)
-            elif isinstance(layer, MaxPool) and not isinstance(layer, SumPool):
-                values = functional.max_pool2d(values, layer.kernel, layer.stride)
-            else:
-                raise UserError(f"layer {layer.name!r}: the trainer has no sum-pooling; only "
-                                "convolution, dense and max-pooling layers can be verified")
-        results.append(values.flatten(1))
+            maps[layer.name] = _result(model, layer, *(maps[edge] for edge in layer.inputs))
+            for edge in set(layer.inputs):
+                if model.last_taker[edge] == layer.name:
+                    del maps[edge]
+        results.append(maps[model.layers[-1].name].flatten(1))
     logits = torch.cat(results).double() * 2.0 ** -model.output.scale
     return logits.numpy().astype(np.int64)
 

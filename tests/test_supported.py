@@ -1,0 +1,93 @@
+"""What the file can say and the gateware cannot build is refused, all of it, by every command."""
+
+
+import numpy as np
+import pytest
+
+from flightrtl import boards, build, modelfile, planner
+from flightrtl.errors import run_cli
+from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat
+from flightrtl.gateware import FoldedLayer, Folding, Network, require_supported, unsupported
+from flightrtl.model import INPUT, Add, MaxPool, Model, TensorType
+from flightrtl.modelfile import ModelError
+from sim import __main__ as sim
+
+from .models import random_layer, random_map, random_model
+
+
+@pytest.fixture
+def residual() -> Model:
+    """A residual block of fixed-point weights on the bundled digits' images, and binary logits."""
+    rng = np.random.default_rng(1)
+    image = TensorType((8, 8, 1), ActivationFormat(5))
+    maps = random_map(rng, image, 4)
+    conv = random_layer(rng, "convolution", image, maps, name="conv", kernel=(3, 3), stride=(1, 1),
+                        padding=(1, 1, 1, 1), k=(1,), weights=FixedFormat(4),
+                        output=ActivationFormat(5))
+    add = Add(name="add", inputs=("conv", INPUT), shifts=(0, 1), bias=1, shift=1)
+    pool = MaxPool(name="pool", inputs=("conv",), kernel=(1, 1), stride=(1, 1))
+    last = Add(name="both", inputs=("add", "pool"), shifts=(0, 0), bias=0, shift=0,
+               output=ActivationFormat(8))
+    kind = TensorType((8, 8, 1), ActivationFormat(8))
+    dense = random_layer(rng, "dense", kind, random_map(rng, kind, 4), name="dense",
+                         inputs=("both",), k=(1,) * 10, weights=BinaryFormat(),
+                         output=ActivationFormat(12, True))
+    model = Model("residual", image, (conv, add, pool, last, dense))
+    assert modelfile.check(model) == []
+    return model
+
+
+NAMED = ["layer 'conv': there is no hardware for weights of FixedFormat(bits=4) yet",
+         "layer 'add': there is no hardware for additions yet",
+         "layer 'pool': it takes the result of 'conv', not that of the layer before, 'add'",
+         "layer 'both': there is no hardware for additions yet",
+         "layer 'dense': there is no hardware for weights of BinaryFormat() yet"]
+
+
+def test_all_layers_without_hardware_are_named_with_a_hint(residual):
+    found = unsupported(residual)
+    assert [problem[:len(start)] for problem, start in zip(found, NAMED, strict=True)] == NAMED
+    assert all(": train " in problem for problem in found)
+
+
+def test_what_can_be_built_is_not_refused():
+    model = random_model(np.random.default_rng(3))
+    assert unsupported(model) == []
+    require_supported(model)
+
+
+def test_components_refuse_it(residual):
+    for function in (lambda: require_supported(residual), lambda: Network(residual, {}),
+                     lambda: planner.plan(residual, boards.load("ice40"))):
+        with pytest.raises(ModelError, match="no hardware can be built for model 'residual'"):
+            function()
+    conv = residual.layers[0]
+    with pytest.raises(TypeError, match="layer 'conv': weights of FixedFormat.* cannot be folded"):
+        FoldedLayer(conv, residual.input, Folding(1, 1))
+
+
+@pytest.mark.parametrize("options", [["--estimate"], ["--estimate", "--json"], [],
+                                     ["--verilog", "never.v"]])
+def test_build_ends_with_the_list(residual, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    ends_with_the_list(build.main, "--model", residual, tmp_path, capsys, options)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--level", "bitstream"],
+                                     ["--trace-layers", "--images", "1"]])
+def test_simulation_ends_with_the_list(residual, tmp_path, capsys, options):
+    ends_with_the_list(sim.main, None, residual, tmp_path, capsys, options)
+
+
+def ends_with_the_list(main, option, model, folder, capsys, options):
+    path = folder / "residual.safetensors"
+    modelfile.save(model, path)
+    arguments = [*([option] if option else []), str(path), *options]
+    with pytest.raises(SystemExit) as status:
+        run_cli(lambda: main(arguments))
+    assert status.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = [line for line in output.err.splitlines() if line.startswith("  - ")]
+    assert [line[4:4 + len(start)] for line, start in zip(lines, NAMED, strict=True)] == NAMED
+    assert list(folder.iterdir()) == [path]
