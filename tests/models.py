@@ -36,7 +36,7 @@ from flightrtl.model import (
 )
 
 __all__ = ["extreme_maps", "random_add", "random_format", "random_graph", "random_images",
-           "random_layer", "random_map", "random_model"]
+           "random_layer", "random_map", "random_model", "residual_model"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 
@@ -227,6 +227,23 @@ def random_add(rng: Generator, sources: Sequence[TensorType], maps: Sequence[Int
     bias, shift = _calibrate(rng, (maps[0] << one) + (maps[1] << other), output)
     return Add(name=name, inputs=inputs, shifts=(one, other), bias=bias, shift=shift,
                output=output, output_scale=common + shift)
+
+
+def residual_model() -> Model:
+    """A small model with two additions, a branch, fixed-point and binary weights."""
+    rng = np.random.default_rng(1)
+    image = TensorType((8, 8, 1), ActivationFormat(5))
+    conv = random_layer(rng, "convolution", image, random_map(rng, image, 4), name="conv",
+                        kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1), k=(1,),
+                        weights=FixedFormat(4), output=ActivationFormat(5))
+    add = Add(name="add", inputs=("conv", INPUT), shifts=(0, 1), bias=1, shift=1)
+    pool = MaxPool(name="pool", inputs=("conv",), kernel=(1, 1), stride=(1, 1))
+    both = Add(name="both", inputs=("add", "pool"), shifts=(0, 0), bias=0, shift=0)
+    kind = TensorType((8, 8, 1), ActivationFormat(8))
+    dense = random_layer(rng, "dense", kind, random_map(rng, kind, 4), name="dense",
+                         inputs=("both",), k=(1, 0, 1), weights=BinaryFormat(),
+                         output=ActivationFormat(12, True))
+    return Model("residual", image, (conv, add, pool, both, dense))
 
 
 def random_graph(rng: Generator, *, name: str = "graph") -> Model:

@@ -3,10 +3,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flightrtl.formats import ActivationFormat, TermFormat
-from flightrtl.model import INPUT, Convolution, Dense, MaxPool, Model, SumPool, TensorType
+from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
+from flightrtl.model import (
+    INPUT,
+    Add,
+    Convolution,
+    Dense,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+    most_values,
+)
 
-from .models import random_images, random_model
+from .models import random_graph, random_images, random_model, residual_model
 
 RELU = ActivationFormat(4)
 
@@ -29,6 +39,19 @@ def test_weights_are_the_sums_of_a_filters_slots():
     assert layer.slot_filter.tolist() == [0, 0, 2]
     assert (layer.filters, layer.slots, layer.kernel, layer.channels, layer.taps) == (
         3, 3, (3, 2), 2, 12)
+
+
+@pytest.mark.parametrize(("form", "values"), [
+    (FixedFormat(4), [7, -8, 0, -1]), (BinaryFormat(), [1, -1, -1, 1])])
+def test_fixed_and_binary_weights_are_one_slot_for_each_filter(form, values):
+    terms = form.encode(np.resize(values, (2, 3, 2, 2)))
+    layer = convolution(k=(1, 0, 1), format=form, terms=terms)
+    assert layer.slots == 2
+    assert layer.weights[0].ravel().tolist() == values * 3
+    assert not layer.weights[1].any()
+    assert layer.weights[2].ravel().tolist() == values * 3
+    up, down = sum(max(value, 0) for value in values), sum(min(value, 0) for value in values)
+    assert layer.accumulator_range(RELU) == (3 * 15 * down, 3 * 15 * up)
 
 
 def test_a_layer_whose_filters_are_all_pruned_has_zero_weights():
@@ -75,6 +98,43 @@ def test_shapes_and_formats_follow_from_the_layers():
     assert model.output == model.tensors["dense"]
     assert model.source(pool) == model.tensors["conv"]
     assert image.size == 112
+
+
+def test_a_graph_has_the_types_of_its_layers():
+    model = residual_model()
+    conv, add, pool, both, _ = model.layers
+    assert not model.chain
+    assert model.tensors["add"] == TensorType((8, 8, 1), ActivationFormat(8))
+    assert model.tensors["pool"] == model.tensors["conv"] == TensorType(
+        (8, 8, 1), ActivationFormat(5), conv.output_scale)
+    assert model.source(both) == model.tensors["add"]
+    assert model.source(pool) == model.tensors["conv"]
+    assert model.last_taker == {INPUT: "add", "conv": "pool", "add": "both", "pool": "both",
+                                "both": "dense"}
+    scaled = Add(name="add", inputs=("conv", INPUT), shifts=(0, 0), bias=0, shift=0,
+                 output=RELU, output_scale=7)
+    model = Model("model", model.input, (conv, scaled, *model.layers[2:]))
+    assert model.tensors["add"] == TensorType((8, 8, 1), RELU, 7)
+
+
+def test_values_that_are_needed_at_the_same_time():
+    model = residual_model()
+    sizes = {INPUT: 1, "conv": 10, "add": 100, "pool": 1000, "both": 10_000, "dense": 100_000}
+    # conv: 11; add: 111, the image is done; pool: 1110, conv is done; both: 11100; dense: 110000.
+    assert most_values(model.layers, sizes) == 110_000
+    assert most_values(model.layers[:4], sizes) == 11_100
+    assert most_values(model.layers[:3], sizes) == 1110
+    assert most_values(model.layers[:2], sizes) == 111
+    assert most_values(model.layers[:1], sizes) == 11
+
+
+def test_which_models_are_chains():
+    model = random_model(np.random.default_rng(1), kinds=["convolution", "max_pool", "dense"])
+    first, pool, dense = model.layers
+    assert model.chain
+    assert not Model("model", model.input, (first, pool, first, dense)).chain
+    assert not Model("model", model.input, (first, dense)).chain
+    assert {random_graph(np.random.default_rng(seed)).chain for seed in range(20)} == {True, False}
 
 
 @pytest.mark.parametrize("attribute", ["stride", "padding"])

@@ -16,11 +16,12 @@ from flightrtl import check as check_module
 from flightrtl import container, golden, modelfile, models
 from flightrtl.document import describe
 from flightrtl.errors import UserError
-from flightrtl.formats import ActivationFormat, TermFormat
-from flightrtl.model import Convolution, Dense, Model, SumPool, TensorType
+from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
+from flightrtl.model import INPUT, Add, Convolution, Dense, MaxPool, Model, SumPool, TensorType
 from flightrtl.modelfile import ModelError
 
-from .models import random_images, random_model
+from .models import random_graph, random_images, random_model, residual_model
+from .strategies import seeds
 
 PAGE = Path(__file__).parents[1] / "docs" / "model-file.md"
 
@@ -68,11 +69,11 @@ def raw(header: object, data: bytes = b"") -> bytes:
 # What is written is read.
 
 
-@given(st.integers(0, 1 << 32))
-def test_random_models_come_back_as_they_were(tmp_path_factory, seed):
+@given(seeds(), st.sampled_from([random_model, random_graph]))
+def test_random_models_come_back_as_they_were(tmp_path_factory, seed, draw):
     path = tmp_path_factory.mktemp("models") / "model.safetensors"
     rng = np.random.default_rng(seed)
-    model = random_model(rng)
+    model = draw(rng)
     assert modelfile.check(model) == []
     modelfile.save(model, path)
     written = path.read_bytes()
@@ -124,6 +125,61 @@ def test_a_header_that_could_not_be_read_is_not_written(model, path):
     assert not path.exists()
 
 
+# Versions of the format.
+
+
+def version(model: Model) -> int:
+    return describe(model)[0]["version"]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_bundled_models_are_written_as_they_are(name, path):
+    modelfile.save(modelfile.load(name), path)
+    assert path.read_bytes() == models.path(name).read_bytes()
+
+
+def test_what_version_1_can_say_is_written_in_version_1(model):
+    assert version(model) == 1
+    conv, *others, dense = model.layers
+    for form in (FixedFormat(4), BinaryFormat()):
+        single = replace(dense, k=(1,) * 3, terms=np.ones((3, *dense.terms.shape[1:]), np.uint8),
+                         format=form)
+        newer = replace(model, layers=(conv, *others, single))
+        assert modelfile.check(newer) == []
+        assert version(newer) == 2
+    pool = others[1]
+    add = Add(name="add", inputs=(pool.name, pool.name), shifts=(0, 0), bias=0, shift=0)
+    newer = replace(model, layers=(conv, *others, add, replace(dense, inputs=("add",))))
+    assert modelfile.check(newer) == []
+    assert version(newer) == 2
+
+
+@given(seeds())
+def test_the_version_is_that_of_the_features(seed):
+    model = random_graph(np.random.default_rng(seed))
+    newer = not model.chain or any(not isinstance(layer.format, TermFormat)
+                                   for layer in model.layers if hasattr(layer, "format"))
+    assert version(model) == 1 + newer
+
+
+def test_a_chain_of_terms_may_come_in_version_2(parts, path, model):
+    document, tensors = parts
+    store(path, document | {"version": 2}, tensors)
+    assert modelfile.load(path).tensors == model.tensors
+
+
+def test_version_1_has_no_words_for_what_is_newer(path):
+    document, tensors = describe(residual_model())
+    store(path, document | {"version": 1}, tensors)
+    end = ", which takes version 2 of the format, not 1: export the network again"
+    assert problems_of(path) == [
+        f"layer 'conv': it has weights of type 'fixed'{end}",
+        f"layer 'add': it is an addition{end}",
+        f"layer 'pool': its input is not the layer before ('add'){end}",
+        f"layer 'both': it is an addition{end}",
+        f"layer 'dense': it has weights of type 'binary'{end}"]
+
+
 # The page describes it.
 
 
@@ -133,15 +189,20 @@ def test_the_reader_on_the_page_agrees_with_the_golden_model(path):
     exec(blocks[-1], reader)
     assert "flightrtl import" not in blocks[-1]
     assert "numpy" not in blocks[-1]
-    for seed in range(20):
+    versions = set()
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         kinds = [["convolution", "max_pool", "sum_pool", "dense"], None][seed % 2]
         model = random_model(rng, kinds=kinds, input_shape=(7, 6, 2) if kinds else None)
+        if seed >= 20:
+            model = random_graph(rng)
+        versions.add(version(model))
         modelfile.save(model, path)
         images = random_images(rng, model, 3)
         document, tensors = reader["read"](path.read_bytes())
         logits = [reader["infer"](document, tensors, image.tolist()) for image in images]
         assert logits == golden.run(model, images).tolist()
+    assert versions == {1, 2}
 
 
 def test_the_example_on_the_page(path):
@@ -167,8 +228,11 @@ def test_the_limits_on_the_page():
     for said in (f"at most {container.MAX_FILE >> 20} MiB", f"at most {container.MAX_HEADER >> 20} "
                  "MiB", f"1 to {limits.side}", f"in {limits.accumulator_bits} bits",
                  f"list of 1 to {limits.layers} layers", f"each 0 to {limits.k} ",
-                 f"-{limits.scale} to {limits.scale}", f"0 to {limits.shift}"):
+                 f"-{limits.scale} to {limits.scale}", f"0 to {limits.shift}",
+                 f"two integers, each 0 to {limits.add_shift}"):
         assert said in text
+    assert limits.live_values == 2**26
+    assert "at most 2^26 values" in text
     assert limits.map_values == limits.weights == 2**24
 
 
@@ -424,6 +488,56 @@ def test_wrong_tensors(parts, path, name, edit, message):
     assert any(re.search(message, problem) for problem in problems), problems
 
 
+@pytest.mark.parametrize(("place", "value", "message"), [
+    ("layers.0.k", [2], "k adds up to 2, but there are 1"),
+    ("layers.0.weights.bits", 3, "layer 'conv': a term code is .*, but codes have 3 bits"),
+    ("layers.0.weights.bits", 1, "weights: bits must be 2 to 8, not 1"),
+    ("layers.0.weights.bits", "4", "'bits' must be an integer from 2 to 8, not '4'"),
+    ("layers.4.weights.bits", 1, "weights: unknown entries 'bits'"),
+    ("layers.1.inputs", ["conv"], "layer 'add': it adds two maps, but has 1 inputs: name two"),
+    ("layers.1.inputs", ["conv"] * 3, "layer 'add': it adds two maps, but has 3 inputs: name two"),
+    ("layers.1.inputs", ["conv", "both"], "its input 'both' does not come before it"),
+    ("layers.1.inputs", ["conv", "add"], "its input 'add' does not come before it .a cycle"),
+    ("layers.1.inputs", ["conv", "con"], "its input 'con' does not exist: name a layer that does"),
+    ("layers.1.inputs", ["conv", None], "inputs must be a tuple of layer names"),
+    ("layers.3.inputs", ["add", "add"], "layer 'pool': no layer takes its result: remove it"),
+    ("layers.4.inputs", ["both", "add"], "layer 'dense': it takes one input, but has 2"),
+    ("layers.1.shifts", [0], r"shifts .* must be 2 integers from 0 to 15, not \(0,\)"),
+    ("layers.1.shifts", [0, 16], "shifts .* must be 2 integers from 0 to 15"),
+    ("layers.1.shifts", [-1, 0], "shifts .* must be 2 integers from 0 to 15"),
+    ("layers.1.shifts", 3, "'shifts' must be a list of two integers, not 3"),
+    ("layers.1.shifts", DELETE, "layer 'add': 'shifts' is missing"),
+    ("layers.1.kernel", [1, 1], "layer 'add': unknown entries 'kernel'"),
+    ("layers.1.bias", 0.5, "'bias' must be an integer, not 0.5"),
+    ("layers.1.bias", (1 << 47) - 1, "layer 'add': its sums reach .* more than 48 bits"),
+    ("layers.1.bias", 1 << 47, "layer 'add': bias must be an integer from -140737488355328 to"),
+    ("layers.1.shift", 32, "layer 'add': shift must be an integer from 0 to 31, not 32"),
+    ("layers.1.output", DELETE, "layer 'add': 'output' is missing"),
+    ("layers.1.output.bits", 17, "layer 'add', output: bits must be 1 to 16"),
+    ("layers.2.kernel", [2, 2], r"'both': its inputs have the shapes \(8, 8, 1\) and \(7, 7, 1\)"),
+    ("layers.4", DELETE, "layer 'both': the last layer gives the logits and must be"),
+])
+def test_wrong_documents_of_version_2(path, place, value, message):
+    document, tensors = describe(residual_model())
+    change(document, place, value)
+    store(path, document, tensors)
+    problems = problems_of(path)
+    assert any(re.search(message, problem) for problem in problems), problems
+    assert not any("checksum" in problem for problem in problems)
+
+
+def test_all_problems_of_a_graph_are_reported_at_once(path):
+    document, tensors = describe(residual_model())
+    change(document, "layers.0.stride", [2, 1])
+    change(document, "layers.1.shift", 99)
+    change(document, "layers.2.kernel", [3, 3])
+    change(document, "layers.3.bias", 1 << 50)
+    tensors["dense.terms"] = tensors["dense.terms"] + 1
+    store(path, document, tensors)
+    assert [problem.partition(":")[0] for problem in problems_of(path)] == [
+        "layer 'add'", "layer 'add'", "layer 'both'", "layer 'dense'"]
+
+
 def test_all_problems_are_reported_at_once(parts, path):
     document, tensors = parts
     change(document, "name", "two words")
@@ -477,7 +591,7 @@ def places(value: object, at: str = "") -> list[str]:
 @given(st.data())
 def test_any_value_anywhere_gives_a_model_error_or_a_model(tmp_path_factory, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    model = random_model(rng)
+    model = data.draw(st.sampled_from([random_model, random_graph]))(rng)
     document, tensors = describe(model)
     place = data.draw(st.sampled_from(places(document)))
     change(document, place, data.draw(JUNK))
@@ -509,6 +623,26 @@ def test_a_small_file_cannot_ask_for_much_memory(parts, path):
     store(path, document, tensors)
     assert problems_of(path) == ["model: 134217728 weights and terms, more than the supported "
                                  "16777216: use fewer filters or pool before the large layer"]
+
+
+def test_branches_cannot_ask_for_much_memory():
+    # Every pooling is small work, but its result must be kept until the additions.
+    image = TensorType((4096, 4096, 1))
+    pools = [MaxPool(name=f"p{n}", inputs=(INPUT,), kernel=(1, 1), stride=(1, 1))
+             for n in range(5)]
+    adds = [Add(name=f"a{n}", inputs=(f"a{n - 1}" if n else "p0", f"p{n + 1}"), shifts=(0, 0),
+                bias=0, shift=0) for n in range(4)]
+    zero = np.zeros(1, np.int64)
+    small = MaxPool(name="small", inputs=("a3",), kernel=(4096, 4096), stride=(1, 1))
+    dense = Dense(name="dense", inputs=("small",), k=(0,), bias=zero, shift=zero, scale=zero,
+                  terms=np.zeros((0, 1, 1, 1), np.uint8))
+    model = Model("wide", image, (*pools, *adds, small, dense))
+    problem = ("model: 100663296 values of maps are needed at the same time, more than the "
+               "supported 67108864: use fewer or smaller branches")
+    assert modelfile.check(model) == [problem]
+    # In another order, three maps and the image are enough.
+    order = [*pools[:2], adds[0], pools[2], adds[1], pools[3], adds[2], pools[4], adds[3]]
+    assert modelfile.check(replace(model, layers=(*order, small, dense))) == []
 
 
 # Models in memory.
@@ -557,6 +691,55 @@ def test_wrong_layers_are_named(model, changes, message):
     assert any(re.search(message, problem) for problem in problems), problems
     where = "layer None" if "name" in changes else "layer 'convolution0'"
     assert any(problem.startswith((where, "layers[0]")) for problem in problems)
+
+
+@pytest.mark.parametrize(("index", "changes", "message"), [
+    (0, {"terms": np.ones((2, 3, 3, 1), np.uint8), "k": (2,)}, "k is 2 for a filter of single"),
+    (0, {"format": TermFormat(1)}, "a term code is"),
+    (4, {"terms": np.full((2, 8, 8, 1), 2, np.uint8)}, "a term code is 2, but codes have 1 bits"),
+    (1, {"inputs": ["conv", "input"]}, "layer 'add': inputs must be a tuple of layer names"),
+    (1, {"inputs": ()}, "layer 'add': it adds two maps, but has 0 inputs"),
+    (1, {"shifts": [0, 1]}, "layer 'add': shifts .* must be 2 integers"),
+    (1, {"output": None}, "layer 'add': the output must be an ActivationFormat, not None"),
+    (1, {"bias": None}, "layer 'add': bias must be an integer"),
+    (1, {"output_scale": 999}, "layer 'add': the output scale must be an integer from -127"),
+    (1, {"name": ["add"]}, r"layers\[1\]: the name must be 1 to 64"),
+    (2, {"name": np.zeros(2)}, r"layers\[2\]: the name must be 1 to 64"),
+])
+def test_wrong_layers_of_a_graph_are_named(index, changes, message):
+    model = residual_model()
+    assert modelfile.check(model) == []
+    layers = [replace(layer, **changes) if n == index else layer
+              for n, layer in enumerate(model.layers)]
+    problems = modelfile.check(replace(model, layers=tuple(layers)))
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_the_bound_of_an_additions_sum_is_exact():
+    model = residual_model()
+    conv, add, *others = model.layers
+    assert isinstance(add, Add)
+    # 5 bits without sign, and 5 bits shifted by 1.
+    room = (1 << 47) - 1 - (31 + 62)
+    edge = replace(model, layers=(conv, replace(add, bias=room), *others))
+    assert modelfile.check(edge) == []
+    problem, = modelfile.check(replace(model, layers=(conv, replace(add, bias=room + 1), *others)))
+    assert problem.startswith(f"layer 'add': its sums reach 0 to {1 << 47}, more than 48 bits")
+
+
+@given(seeds())
+def test_the_bound_of_fixed_and_binary_sums_is_the_models_own(seed):
+    for form in (FixedFormat(8), BinaryFormat()):
+        model = random_model(np.random.default_rng(seed), kinds=["dense"], classes=1, max_k=1,
+                             input_format=ActivationFormat(8, True))
+        dense, = model.layers
+        assert isinstance(dense, Dense)
+        codes = np.random.default_rng(seed).integers(0, 1 << form.code_bits, dense.terms.shape)
+        single = replace(dense, format=form, terms=codes.astype(np.uint8))
+        _, high = single.accumulator_range(model.input.format)
+        for bias, problems in (((1 << 47) - 1 - high, 0), ((1 << 47) - high, 1)):
+            layers = replace(single, bias=np.array([bias])),
+            assert len(modelfile.check(replace(model, layers=layers))) == problems
 
 
 def test_padding_may_not_be_as_large_as_the_kernel(model):

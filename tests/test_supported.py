@@ -6,35 +6,17 @@ import pytest
 
 from flightrtl import boards, build, modelfile, planner
 from flightrtl.errors import run_cli
-from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat
 from flightrtl.gateware import FoldedLayer, Folding, Network, require_supported, unsupported
-from flightrtl.model import INPUT, Add, MaxPool, Model, TensorType
+from flightrtl.model import Model
 from flightrtl.modelfile import ModelError
 from sim import __main__ as sim
 
-from .models import random_layer, random_map, random_model
+from .models import random_model, residual_model
 
 
 @pytest.fixture
 def residual() -> Model:
-    """A residual block of fixed-point weights on the bundled digits' images, and binary logits."""
-    rng = np.random.default_rng(1)
-    image = TensorType((8, 8, 1), ActivationFormat(5))
-    maps = random_map(rng, image, 4)
-    conv = random_layer(rng, "convolution", image, maps, name="conv", kernel=(3, 3), stride=(1, 1),
-                        padding=(1, 1, 1, 1), k=(1,), weights=FixedFormat(4),
-                        output=ActivationFormat(5))
-    add = Add(name="add", inputs=("conv", INPUT), shifts=(0, 1), bias=1, shift=1)
-    pool = MaxPool(name="pool", inputs=("conv",), kernel=(1, 1), stride=(1, 1))
-    last = Add(name="both", inputs=("add", "pool"), shifts=(0, 0), bias=0, shift=0,
-               output=ActivationFormat(8))
-    kind = TensorType((8, 8, 1), ActivationFormat(8))
-    dense = random_layer(rng, "dense", kind, random_map(rng, kind, 4), name="dense",
-                         inputs=("both",), k=(1,) * 10, weights=BinaryFormat(),
-                         output=ActivationFormat(12, True))
-    model = Model("residual", image, (conv, add, pool, last, dense))
-    assert modelfile.check(model) == []
-    return model
+    return residual_model()
 
 
 NAMED = ["layer 'conv': there is no hardware for weights of FixedFormat(bits=4) yet",
