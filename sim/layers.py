@@ -174,7 +174,7 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
         return LayerActivity(name=name, type="", lanes=0, simd=0, work=None,
                              needs=model.input.size, **counted)
     layer = next(layer for layer in model.layers if layer.name == name)
-    kind = next(kind for kind, cls in LAYER_TYPES.items() if isinstance(layer, cls))
+    kind = next(kind for kind, cls in LAYER_TYPES.items() if type(layer) is cls)
     stage = network.network.stages[name]
     if not isinstance(stage, LayerEngine):
         return LayerActivity(name=name, type=kind, lanes=0, simd=0, work=None,

@@ -215,6 +215,8 @@ def check_activity(found, network, timing):
         assert layer.busy + layer.starved + layer.stalled == found.interval
         size = (model.input if layer.name == "input" else model.tensors[layer.name]).size
         assert layer.given == size
+        kinds = [type(each).__name__.lower() for each in model.layers if each.name == layer.name]
+        assert layer.type.replace("_", "") == "".join(kinds)
         if layer.lanes:
             assert (layer.busy, layer.starved) == (timing.busy[layer.name],
                                                    timing.starved[layer.name])
