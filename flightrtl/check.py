@@ -181,7 +181,7 @@ def _edge_problems(layer: Any, names: list[str | None], index: int) -> list[str]
     elif len(inputs) > 1 and not isinstance(layer, Unread):
         problems.append(f"it takes one input, but has {len(inputs)}: name one, and join maps by a "
                         "layer of type 'add'")
-    for edge in dict.fromkeys(inputs):
+    for edge in dict.fromkeys(inputs[:2]):      # no layer takes more
         if edge != INPUT and edge not in names:
             problems.append(f"its input {show(edge)} does not exist: name a layer that does, or "
                             f"{INPUT!r}")

@@ -155,6 +155,10 @@ def test_binary_layers_are_popcounts_of_xnor(seed):
         np.testing.assert_array_equal(sums, same - minus)
         bits = golden.apply(layer, maps)[:, y, x, index]
         np.testing.assert_array_equal(bits, real >= threshold[index])
+        constant, shift = int(rng.integers(-99, 99)), int(rng.integers(1, 5))
+        np.testing.assert_array_equal(
+            (real + constant) >> shift,
+            (sums + (constant - int(total[index])) // 2) >> shift - 1)
 
 
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 0, 1, 0), (0, 2, 0, 1), (1, 2, 1, 1)])

@@ -526,6 +526,16 @@ def test_wrong_documents_of_version_2(path, place, value, message):
     assert not any("checksum" in problem for problem in problems)
 
 
+def test_a_file_cannot_ask_for_an_endless_list_of_problems(path):
+    document, tensors = describe(residual_model())
+    change(document, "layers.1.inputs", [f"x{n}" for n in range(200_000)])
+    store(path, document, tensors)
+    assert [problem.partition(":")[2] for problem in problems_of(path)] == [
+        " it adds two maps, but has 200000 inputs: name two",
+        " its input 'x0' does not exist: name a layer that does, or 'input'",
+        " its input 'x1' does not exist: name a layer that does, or 'input'"]
+
+
 def test_all_problems_of_a_graph_are_reported_at_once(path):
     document, tensors = describe(residual_model())
     change(document, "layers.0.stride", [2, 1])
