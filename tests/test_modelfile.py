@@ -727,14 +727,19 @@ def test_wrong_layers_of_a_graph_are_named(index, changes, message):
 
 def test_the_bound_of_an_additions_sum_is_exact():
     model = residual_model()
+    model = replace(model, input=replace(model.input, format=ActivationFormat(7, True)))
     conv, add, *others = model.layers
     assert isinstance(add, Add)
-    # 5 bits without sign, and 5 bits shifted by 1.
-    room = (1 << 47) - 1 - (31 + 62)
-    edge = replace(model, layers=(conv, replace(add, bias=room), *others))
-    assert modelfile.check(edge) == []
-    problem, = modelfile.check(replace(model, layers=(conv, replace(add, bias=room + 1), *others)))
-    assert problem.startswith(f"layer 'add': its sums reach 0 to {1 << 47}, more than 48 bits")
+    # 5 bits without sign, 0 to 31, and 7 bits with sign, -64 to 63, shifted by 1.
+    half = 1 << 47
+    for bias, sums in ((half - 1 - (31 + 126), None), (half - (31 + 126), f"to {half}"),
+                       (-half + 128, None), (-half + 127, f"reach -{half + 1}")):
+        layers = conv, replace(add, bias=bias), *others
+        problems = modelfile.check(replace(model, layers=layers))
+        assert len(problems) == (sums is not None)
+        for problem in problems:
+            assert problem.startswith("layer 'add': its sums reach")
+            assert f"{sums}" in problem
 
 
 @given(seeds())

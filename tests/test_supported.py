@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from flightrtl import boards, build, modelfile, planner
-from flightrtl.errors import run_cli
+from flightrtl import boards, build, flow, modelfile, planner
+from flightrtl.errors import BuildError, run_cli
 from flightrtl.gateware import FoldedLayer, Folding, Network, require_supported, unsupported
 from flightrtl.model import Model
 from flightrtl.modelfile import ModelError
@@ -53,6 +53,15 @@ def test_components_refuse_it(residual):
 def test_build_ends_with_the_list(residual, tmp_path, capsys, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
     ends_with_the_list(build.main, "--model", residual, tmp_path, capsys, options)
+
+
+def test_no_tool_is_needed_to_say_so(residual, tmp_path, capsys, monkeypatch):
+    def find(name):
+        raise BuildError(f"{name} is missing")
+
+    monkeypatch.setattr(flow, "find", find)
+    ends_with_the_list(build.main, "--model", residual, tmp_path, capsys,
+                       ["--output", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--level", "bitstream"],
