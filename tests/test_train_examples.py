@@ -6,8 +6,9 @@ import importlib
 import pytest
 
 MODULES = ["flightrtl.datasets.imagenet", "flightrtl.samples", "train.__main__",
-           "train.activation", "train.augment", "train.quantize",
-           "train.samples", "train.schedule"]
+           "train.activation", "train.augment", "train.convert", "train.networks",
+           "train.quantizers.base", "train.quantizers.fixed", "train.quantizers.terms",
+           "train.samples", "train.schedule", "train.target", "train.verify"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from flightrtl.formats import ActivationFormat, TermFormat, requantize
 from train import activation
-from train.quantize import (
+from train.quantizers.base import power_of_two
+from train.quantizers.terms import (
     SIGMOID_WIDTH,
     FLightNN,
     decompose,
-    power_of_two,
     residual_penalty,
     round_term,
     window_scale,

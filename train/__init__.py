@@ -1,16 +1,24 @@
 """Training of flightrtl networks in PyTorch: ``python -m train --help``.
 
 =============  ====================================================================
-quantize       weights as sums of signed powers of two; thresholds; the group lasso
+methods        the training methods by name; number formats of a layer
+quantizers     real weights to weights of a format, one file for each kind
 activation     activations on a power-of-two grid
-layers         a convolution or dense layer in its float and its quantized stage
-networks       named networks
-augment        random affine changes of training images
+layers         convolution, dense layer, addition, pooling in both stages
+network        a graph of these
+networks       named networks, as plain PyTorch modules
+tracing        reads the graph of such a module, or lists what is not supported
+convert        makes a quantized network of it
+data, augment  images for the trainer, and random changes of them
 recipe         everything that determines a training run; TOML recipes
 schedule       learning rates, lambda and stages over the epochs
+target         steers lambda to a wanted mean number of terms
+average        moving average of the weights
 trainer        the loop, with checkpoints that resume exactly
+floatfile      float networks on disk, to start from
 journal        progress lines, JSON and CSV logs
 export         the trained network as integers, proved equal to the golden model
+finish         the files that a run leaves
 verify         the same proof for a model file: ``python -m train.verify MODEL``
 plot           a picture of a log: ``python -m train.plot LOG.json``
 samples        writes the sample images that the package brings along

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import flightrtl
-from flightrtl import datasets, modelfile
-from flightrtl.errors import BuildError, UserError, run_cli
+from flightrtl import datasets
+from flightrtl.errors import UserError, run_cli
 from flightrtl.progress import Progress
 
 if TYPE_CHECKING:
@@ -54,10 +54,19 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N")
     add("--batch-size", type=int, metavar="N")
     add("--exponent-bits", type=int, metavar="N", help="1 to 4: bits of a term without its sign")
+    add("--weight-bits", type=int, metavar="N", help="of fixed-point weights")
     add("--activation-bits", type=int, metavar="N", help="of hidden activations")
     add("--max-terms", type=int, metavar="N", help="most terms in a weight (flightnn)")
     add("--lambda", type=float, metavar="X", dest="lambda_",
         help="strength of the group lasso that makes filters need fewer terms; 0 turns it off")
+    add("--target-k", type=float, metavar="X",
+        help="steer lambda so that filters have X terms in the mean (flightnn)")
+    add("--init", metavar="FILE", help="start from a float network (--method float) instead of "
+                                       "training one first")
+    add("--device", default="auto", metavar="NAME",
+        help="cpu, cuda, ... (auto: cuda where there is one)")
+    add("--threads", type=int, default=1, metavar="N",
+        help="processor threads (default 1; results can differ in the last bit with others)")
     add("--data", metavar="DIR", help="folder with the data set's files; without it they are "
                                       "taken from the user's cache, or downloaded into it")
     add("--output", metavar="FILE", help="the model file (.safetensors)")
@@ -68,14 +77,15 @@ def parser() -> argparse.ArgumentParser:
 
 def listing() -> dict[str, Any]:
     """What there is to choose from."""
+    from .methods import METHODS
     from .networks import NETWORKS
-    from .recipe import METHODS, RECIPES, load_recipe
+    from .recipe import RECIPES, load_recipe
     return {
         "datasets": {name: f"{'x'.join(map(str, item.input.shape))}, {item.classes} classes, "
                            f"{item.counts[0]} + {item.counts[1]} images"
                      for name, item in datasets.DATASETS.items()},
-        "networks": {name: ", ".join(map(str, layers)) for name, layers in NETWORKS.items()},
-        "methods": METHODS,
+        "networks": {name: entry.text for name, entry in NETWORKS.items()},
+        "methods": {name: method.text for name, method in METHODS.items()},
         "recipes": {path.stem: "{dataset}, network {network}, {epochs} epochs".format(
                         **load_recipe(path.stem)) for path in sorted(RECIPES.glob("*.toml"))},
     }
@@ -89,9 +99,14 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         name = options.network
     values = load_recipe(name) if name else {}
     for key in ("dataset", "network", "method", "epochs", "seed", "batch_size", "exponent_bits",
-                "activation_bits", "max_terms", "lambda_"):
+                "weight_bits", "activation_bits", "max_terms", "lambda_", "target_k"):
         if (value := getattr(options, key)) is not None:
             values[key.rstrip("_")] = value
+    if options.init is not None:
+        values["float_share"] = 0.0
+    elif values.get("float_share") == 0 and values.get("method") != "float":
+        raise UserError("a run without a float stage (float_share = 0) starts from a float "
+                        "network: name one with --init FILE")
     return Recipe.from_dict(values, name or "the command line")
 
 
@@ -112,10 +127,11 @@ def _output(options: argparse.Namespace) -> Path:
 def _command(options: argparse.Namespace) -> str:
     """The command that gives the same model again, without the paths of this machine."""
     words = ["python", "-m", "train"]
+    usual = parser()
     for name, value in vars(options).items():
-        if value is not None and name not in ("list", "data", "resume", "json"):
+        if value != usual.get_default(name) and name not in ("list", "data", "resume", "json"):
             words += ["--" + name.rstrip("_").replace("_", "-"),
-                      Path(value).name if name == "output" else str(value)]
+                      Path(value).name if name in ("output", "init") else str(value)]
     return shlex.join(words)
 
 
@@ -158,14 +174,17 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from . import journal
-    from .export import compare, export
-    from .trainer import Trainer, as_tensors
-    torch.set_num_threads(1)        # these networks are too small for more; and it is repeatable
+    from .data import as_tensors
+    from .finish import finish_float, finish_quantized
+    from .trainer import Trainer
+    device = _device(options.device)
+    torch.set_num_threads(options.threads)
     progress.step(f"reading {recipe.dataset}")
     data = as_tensors(datasets.load(recipe.dataset, options.data, "train"),
                       datasets.load(recipe.dataset, options.data, "test"))
     progress.step("preparing")      # PyTorch loads large parts of itself only now
-    trainer = Trainer(recipe, data)
+    init = Path(options.init) if options.init else None
+    trainer = Trainer(recipe, data, device=device, init=init)
     progress.done()
     checkpoint = output.with_suffix(".checkpoint")
     if options.resume:
@@ -175,9 +194,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         progress.note(f"replacing the checkpoint of an interrupted run, {checkpoint} (--resume "
                       "would have gone on from it)")
     log: dict[str, Any] = {"command": _command(options), "recipe": recipe.as_dict(),
-                           "versions": _versions(),
+                           "versions": _versions(), "machine": _machine(device, options.threads),
                            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                           "epochs": trainer.epochs, "result": None}
+                           "init": trainer.init, "epochs": trainer.epochs, "result": None}
     try:
         _epochs(trainer, output, checkpoint, progress, lambda: journal.write(log, output))
     except BaseException:
@@ -186,32 +205,35 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             progress.note(f"{trainer.saved} of {recipe.epochs} epochs are kept in {checkpoint}; "
                           "the same command with --resume goes on from there")
         raise
-    progress.step(f"comparing with the integer model on {len(data.test_images)} test images")
-    model = export(trainer.network, output.stem, {})
-    mismatches, logits = compare(trainer.network, model, data.test_images)
-    if mismatches:
-        raise BuildError(f"{mismatches} logits of the integer model differ from the trained "
-                         "network's: this is a defect of the trainer, please report it")
-    top1 = float(np.mean(logits.argmax(axis=1) == data.test_labels.numpy()))
-    weighted = trainer.network.weighted
-    terms = sum(layer.decompose().k.sum().item() * layer.weight[0].numel() for layer in weighted)
-    filters = sum(len(layer.weight) for layer in weighted)
-    mean_k = sum(layer.decompose().k.sum().item() for layer in weighted) / filters
-    provenance = {"dataset": recipe.dataset, "split": "test", "images": len(logits), "top1": top1,
-                  "method": recipe.method, "network": recipe.network, "epochs": recipe.epochs,
-                  "seed": recipe.seed, "mean_k": round(mean_k, 4), "command": log["command"],
-                  "date": log["date"], "versions": log["versions"]}
-    model = export(trainer.network, output.stem, provenance)
-    modelfile.save(model, output)
-    result = {"model": str(output), "log": str(output.with_suffix(".json")), "top1": top1,
-              "images": len(logits), "mismatches": mismatches, "mean_k": mean_k, "terms": terms,
-              "layers": {layer.name: log["epochs"][-1]["layers"][layer.name]["k_histogram"]
-                         for layer in weighted}}
-    log["result"] = {key: value for key, value in result.items() if key not in ("model", "log")}
+    log["seconds"] = round(trainer.seconds)
+    trainer.finish()
+    finish = finish_float if recipe.real else finish_quantized
+    result = finish(trainer, output, log, progress)
+    log["result"] = result
     journal.write(log, output)
     checkpoint.unlink(missing_ok=True)
-    progress.done(f"top-1 {100 * top1:.2f} %, every logit equal")
-    return result
+    return {"model": str(output), "log": str(output.with_suffix(".json")), **result}
+
+
+def _device(name: str) -> str:
+    """The device that was asked for, if PyTorch can use it."""
+    import torch
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: PyTorch cannot use it ({str(error).splitlines()[0]}); "
+                        "use --device cpu") from None
+    return name
+
+
+def _machine(device: str, threads: int) -> str:
+    """What computed, in a few words."""
+    import torch
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()} CPU, {threads} thread" + ("s" if threads > 1 else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,8 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(result, indent=1))
     else:
         print(f"{result['model']}: top-1 {100 * result['top1']:.2f} % of {result['images']} test "
-              f"images, mean k {result['mean_k']:.3f}, {result['terms']} terms")
-        for name, histogram in result["layers"].items():
+              "images" + (f", mean k {result['mean_k']:.3f}, {result['terms']} terms"
+                          if "mean_k" in result else ""))
+        for name, histogram in result.get("layers", {}).items():
             print(f"  {name:8} " + ", ".join(f"{count} filters with k = {k}"
                                              for k, count in histogram.items() if count))
     return 0

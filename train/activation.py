@@ -15,10 +15,12 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values: Tensor, low: float, high: float, step: float) -> Tensor:  # type: ignore[no-untyped-def]
-        """``clamp(floor(values / step + 1/2)) * step``."""
-        integers = torch.floor(values / step + 0.5)
-        ctx.save_for_backward((integers >= low) & (integers <= high))
-        return integers.clamp_(low, high).mul_(step)
+        """``clamp(floor(values / step + 1/2)) * step``; in bfloat16 only where that is exact."""
+        wide = torch.promote_types(values.dtype, torch.float32)
+        integers = (values.to(wide) / step).add_(0.5).floor_()
+        clamped = integers.clamp(low, high)
+        ctx.save_for_backward(integers == clamped)
+        return clamped.mul_(step).to(values.dtype if max(-low, high) <= 256 else wide)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
@@ -36,7 +38,8 @@ def quantize(values: Tensor, format: ActivationFormat, scale: int) -> Tensor:
     >>> quantize(torch.tensor([-1.0, 0.24, 0.25, 0.75, 9.0]), ActivationFormat(4), -1).tolist()
     [0.0, 0.0, 0.5, 1.0, 7.5]
     """
-    return _Quantize.apply(values, float(format.min), float(format.max), 2.0 ** scale)
+    result: Tensor = _Quantize.apply(values, float(format.min), float(format.max), 2.0 ** scale)
+    return result.float() if result.dtype == torch.float64 else result
 
 
 def calibrate(values: Tensor, format: ActivationFormat) -> int:

@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flightrtl import golden
+from flightrtl.datasets import ImageFolder
 from flightrtl.formats import IntArray
-from flightrtl.model import INPUT, Convolution, Dense, Layer, MaxPool, Model
+from flightrtl.model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, SumPool
 
-from .layers import QuantizedLayer
-from .networks import Network
-from .quantize import power_of_two
+from .data import batches
+from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .network import Network
+from .quantizers.base import power_of_two
 
-__all__ = ["compare", "export"]
+__all__ = ["compare", "export", "model_bits"]
+
+_BATCH = 500
+
 
 def _integers(values: Tensor, exponent: Tensor, what: str) -> IntArray:
     """``values / 2**exponent``, which must be integers already."""
@@ -30,38 +35,62 @@ def _integers(values: Tensor, exponent: Tensor, what: str) -> IntArray:
     result = scaled.round()
     if not torch.equal(result, scaled):
         raise AssertionError(f"{what} is not on its grid: the quantized stage is wrong")
-    return result.to(torch.int64).numpy()
+    return result.to(torch.int64).cpu().numpy()
 
 
-def _terms(layer: QuantizedLayer, scale: Tensor) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-    """Term codes by slot, (slots, height, width, channels), and k of every filter."""
-    parts = layer.decompose()
-    slots = [_integers(parts.terms[j, i], scale[i], f"{layer.name} filter {i} term {j}")
-             for i in range(len(layer.weight)) for j in range(layer.max_terms)
-             if bool(parts.on[j, i])]
+def _codes(layer: QuantizedLayer, scale: Tensor) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """Weight codes by slot, (slots, height, width, channels), and k of every filter."""
+    assert layer.quantizer is not None
+    found, counts = layer.quantizer.slots(layer.weight, scale)
+    k = counts.tolist()
+    owners = np.repeat(np.arange(len(k)), k)
+    slots = [_integers(values, scale[int(i)], f"{layer.name} filter {i}")
+             for i, values in zip(owners, found, strict=True)]
     channels, height, width = layer.weight.shape[1:]
-    terms = (np.stack(slots).transpose(0, 2, 3, 1) if slots
+    codes = (np.stack(slots).transpose(0, 2, 3, 1) if slots
              else np.zeros((0, height, width, channels), np.int64))
-    return layer.terms.encode(terms), tuple(parts.k.tolist())
+    return layer.quantizer.format.encode(codes), tuple(k)
+
+
+def _half(shift: int) -> int:
+    return 1 << shift - 1 if shift else 0
 
 
 @torch.no_grad()
-def _weighted(layer: QuantizedLayer, source: str, dense: bool) -> Convolution | Dense:
+def _weighted(layer: QuantizedLayer, sources: tuple[str, ...]) -> Convolution | Dense:
     """A layer in its quantized stage."""
     scale = layer.scale()
-    terms, k = _terms(layer, scale)
+    codes, k = _codes(layer, scale)
     accumulator = scale + layer.input_scale
-    shift = (layer.output_scale - accumulator).to(torch.int64)
+    shift = (layer.output_scale - accumulator).to(torch.int64).cpu().numpy()
     bias = _integers(layer.quantized_bias(), accumulator, f"{layer.name} bias")
-    half = torch.where(shift > 0, 1 << (shift - 1).clamp_min(0), 0).numpy()
+    half = np.array([_half(int(each)) for each in shift], np.int64)
+    assert layer.quantizer is not None
     common: dict[str, Any] = {
-        "name": layer.name, "inputs": (source,), "terms": terms, "k": k, "bias": bias + half,
-        "shift": shift.numpy(), "scale": scale.to(torch.int64).numpy(), "format": layer.terms,
-        "output": layer.output, "output_scale": int(layer.output_scale)}
-    if dense:
+        "name": layer.name, "inputs": sources, "terms": codes, "k": k, "bias": bias + half,
+        "shift": shift, "scale": scale.to(torch.int64).cpu().numpy(),
+        "format": layer.quantizer.format, "output": layer.output,
+        "output_scale": int(layer.output_scale)}
+    if layer.dense:
         return Dense(**common)
-    return Convolution(**common, stride=(layer.stride, layer.stride),
-                       padding=(layer.padding,) * 4)
+    (vertical, horizontal) = layer.padding
+    return Convolution(**common, stride=layer.stride,
+                       padding=(vertical, vertical, horizontal, horizontal))
+
+
+def _sum_pool(layer: QuantizedSumPool, sources: tuple[str, ...], scale: int) -> SumPool:
+    shift = int(layer.output_scale) - (scale - layer.shift)
+    return SumPool(name=layer.name, inputs=sources, kernel=layer.kernel, stride=layer.stride,
+                   bias=_half(shift), shift=shift, output=layer.output,
+                   output_scale=int(layer.output_scale))
+
+
+def _add(layer: QuantizedAdd, sources: tuple[str, ...], scales: list[int]) -> Add:
+    common = min(scales)
+    shift = int(layer.output_scale) - common
+    return Add(name=layer.name, inputs=sources, shifts=(scales[0] - common, scales[1] - common),
+               bias=_half(shift), shift=shift, output=layer.output,
+               output_scale=int(layer.output_scale))
 
 
 def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
@@ -77,20 +106,37 @@ def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
         Plain data that is kept with it.
     """
     layers: list[Layer] = []
-    source = INPUT
-    for layer in network.sequence:
-        if isinstance(layer, QuantizedLayer):
-            layers.append(_weighted(layer, source, layer.name.startswith("dense")))
-        else:
-            assert isinstance(layer, nn.MaxPool2d)
-            size = int(layer.kernel_size)     # type: ignore[arg-type]
-            layers.append(MaxPool(name=str(layer.name), inputs=(source,), kernel=(size, size),
-                                  stride=(size, size)))
-        source = layers[-1].name
+    names, scales = {INPUT: INPUT}, {INPUT: network.input.scale}
+    for node in network.nodes:
+        layer = network.layers[node.name]
+        sources = tuple(names[source] for source in node.inputs)
+        given = [scales[source] for source in node.inputs]
+        if isinstance(layer, nn.MaxPool2d):
+            kernel, stride = layer.kernel_size, layer.stride
+            assert isinstance(kernel, tuple)        # convert() gives pairs
+            assert isinstance(stride, tuple)
+            layers.append(MaxPool(name=node.name, inputs=sources, kernel=kernel, stride=stride))
+        elif isinstance(layer, QuantizedLayer):
+            layers.append(_weighted(layer, sources))
+        elif isinstance(layer, QuantizedSumPool):
+            layers.append(_sum_pool(layer, sources, given[0]))
+        elif isinstance(layer, QuantizedAdd):
+            layers.append(_add(layer, sources, given))
+        else:                                       # dropout
+            names[node.name], scales[node.name] = sources[0], given[0]
+            continue
+        names[node.name] = node.name
+        scales[node.name] = int(getattr(layer, "output_scale", given[0]))
     return Model(name, network.input, tuple(layers), dict(provenance))
 
 
-def compare(network: Network, model: Model, images: Tensor) -> tuple[int, IntArray]:
+def model_bits(model: Model) -> int:
+    """Bits of all weight codes: the part of a model's size that the method decides."""
+    return sum(layer.terms.size * layer.format.code_bits for layer in model.layers
+               if isinstance(layer, (Convolution, Dense)))
+
+
+def compare(network: Network, model: Model, images: Tensor | ImageFolder) -> tuple[int, IntArray]:
     """Run the fake-quantized network and the golden model on the same images.
 
     Returns
@@ -101,8 +147,12 @@ def compare(network: Network, model: Model, images: Tensor) -> tuple[int, IntArr
         Of the golden model.
     """
     network.eval()
+    device = network.weighted[0].weight.device
+    mismatches, found = 0, []
     with torch.no_grad():
-        real = torch.cat([network(batch.float()) for batch in images.split(500)])
-    expected = real.double().numpy() * 2.0 ** -model.output.scale
-    logits = golden.run(model, images.permute(0, 2, 3, 1).numpy())
-    return int((logits != expected).sum()), logits
+        for batch in batches(images, _BATCH):
+            real = network(batch.to(device).float()).double().cpu().numpy()
+            logits = golden.run(model, batch.permute(0, 2, 3, 1).cpu().numpy())
+            mismatches += int((logits != real * 2.0 ** -model.output.scale).sum())
+            found.append(logits)
+    return mismatches, np.concatenate(found)

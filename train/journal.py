@@ -23,23 +23,11 @@ _COLUMNS = ("epoch", "stage", "loss", "penalty", "top1", "layer", "lambda", "mea
 def describe(layer: QuantizedLayer, strengths: Tensor) -> dict[str, Any]:
     """What a log says about a layer in the quantized stage.
 
-    ``k_histogram`` counts filters by their number of terms; ``residual`` is the mean over the
-    filters of ``||r_1||``, ``relative_residual`` that of ``||r_1|| / ||w||``; ``scales`` are the
-    least and the greatest scale of a filter.
+    ``lambda`` for each term, and what its quantizer says of itself.
     """
-    parts = layer.decompose()
-    k = parts.k.tolist()
-    weight = layer.weight.detach()
-    first = (weight - parts.terms[0]).flatten(1).norm(dim=1)
-    norm = weight.flatten(1).norm(dim=1)
-    scales = layer.scale()
+    assert layer.quantizer is not None
     return {"lambda": [round(value, 9) for value in strengths.tolist()],
-            "mean_k": sum(k) / len(k), "sum_k": sum(k),
-            "k_histogram": {str(count): k.count(count) for count in range(layer.max_terms + 1)},
-            "thresholds": [round(value, 6) for value in layer.absolute_thresholds().tolist()],
-            "residual": round(float(first.mean()), 6),
-            "relative_residual": round(float((first / norm.clamp_min(1e-12)).mean()), 6),
-            "scales": [int(scales.min()), int(scales.max())]}
+            **layer.quantizer.describe(layer.weight, layer.scale())}
 
 
 def summary(epoch: dict[str, Any]) -> str:

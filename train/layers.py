@@ -1,4 +1,4 @@
-"""Convolution and dense layers that train in floating point and end as integers.
+"""Layers that train in floating point and end as integers.
 
 A layer has two stages. In the *float* stage it is convolution, batch norm, activation. Then
 :meth:`QuantizedLayer.fold` merges the batch norm into weights and bias, for good, and from there
@@ -13,98 +13,101 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.formats import ActivationFormat
 
 from . import activation
-from .quantize import Decomposition, FLightNN, decompose, power_of_two, window_scale
+from .quantizers.base import Quantizer, power_of_two
 
-__all__ = ["QuantizedLayer"]
+__all__ = ["QuantizedAdd", "QuantizedLayer", "QuantizedSumPool"]
+
+_EXACT = 1 << 24
+"""Integers up to this are exact in float32."""
 
 
-class QuantizedLayer(nn.Module):
-    """A convolution whose weights are sums of signed powers of two.
-
-    A dense layer is one whose kernel covers the whole input.
+class _Requantized(nn.Module):
+    """A layer whose result is rounded to the grid of an output format.
 
     Parameters
     ----------
     name : str
         Name in the exported model.
+    output : ActivationFormat
+        Unsigned where a ReLU ends the layer; signed otherwise (logits, operands of an addition).
+    """
+
+    def __init__(self, name: str, output: ActivationFormat) -> None:
+        super().__init__()
+        self.name, self.output = name, output
+        self.folded: Tensor
+        self.input_scale: Tensor
+        self.output_scale: Tensor
+        self.register_buffer("folded", torch.tensor(False))
+        self.register_buffer("input_scale", torch.tensor(0))
+        self.register_buffer("output_scale", torch.tensor(0))
+
+    def activate(self, values: Tensor) -> Tensor:
+        """What ends the layer in the float stage."""
+        return values if self.output.signed else functional.relu(values)
+
+    def requantize(self, values: Tensor) -> Tensor:
+        """What ends it in the quantized stage."""
+        return activation.quantize(values, self.output, int(self.output_scale))
+
+    def calibrate(self, values: Tensor, finest: int) -> None:
+        """Choose the scale of the result on a sample of it, none below ``finest``."""
+        self.output_scale.fill_(max(activation.calibrate(values, self.output), finest))
+        self.folded.fill_(True)
+
+
+class QuantizedLayer(_Requantized):
+    """A convolution whose weights end in a format of the hardware.
+
+    A dense layer is one whose kernel covers the whole input.
+
+    Parameters
+    ----------
+    name, output
+        See above.
     channels, filters : int
         Input and output channels.
     kernel : (int, int)
         Height, width.
-    stride, padding : int
-        The same in both directions and on all sides.
-    terms : TermFormat
-        Of the weights.
-    max_terms : int
-        ``K``.
-    learn_terms : bool
-        True: thresholds are trained (FLightNN). False: every filter has ``max_terms`` (LightNN).
-    prune : bool
-        Whether ``t_0`` is trained too, so that filters can vanish. Otherwise it stays 0.
-    output : ActivationFormat
-        Unsigned for a hidden layer (a ReLU), signed for logits.
-    scale_span : int
-        See :func:`~train.quantize.window_scale`.
+    stride : (int, int)
+        Down, across.
+    padding : (int, int)
+        Rows above and below, columns left and right.
+    quantizer : Quantizer, optional
+        Of the weights. None: the layer is for the float stage only.
     batch_norm : bool
         In the float stage.
+    dense : bool
+        Exported as a dense layer.
     """
 
     def __init__(self, *, name: str, channels: int, filters: int, kernel: tuple[int, int],
-                 stride: int = 1, padding: int = 0, terms: TermFormat, max_terms: int = 2,
-                 learn_terms: bool = True, prune: bool = False, output: ActivationFormat,
-                 scale_span: int = 3, batch_norm: bool = True) -> None:
-        super().__init__()
-        self.name = name
-        self.stride, self.padding = stride, padding
-        self.terms, self.max_terms, self.learn_terms = terms, max_terms, learn_terms
-        self.output, self.scale_span = output, scale_span
+                 stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0),
+                 quantizer: Quantizer | None, output: ActivationFormat, batch_norm: bool = True,
+                 dense: bool = False) -> None:
+        super().__init__(name, output)
+        self.stride, self.padding, self.dense = stride, padding, dense
         self.weight = nn.Parameter(torch.empty(filters, channels, *kernel))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(filters))
         self.norm = nn.BatchNorm2d(filters) if batch_norm else None
-        self.thresholds = nn.Parameter(torch.zeros(max_terms), requires_grad=learn_terms)
-        self.first_trained = 0 if prune else 1
-        self.folded: Tensor
-        self.frozen: Tensor
-        self.frozen_on: Tensor
-        self.unit: Tensor
-        self.input_scale: Tensor
-        self.output_scale: Tensor
-        self.register_buffer("folded", torch.tensor(False))
-        self.register_buffer("frozen", torch.tensor(False))
-        self.register_buffer("frozen_on", torch.ones(max_terms, filters, dtype=torch.bool))
-        self.register_buffer("unit", torch.tensor(1.0))
-        self.register_buffer("input_scale", torch.tensor(0))
-        self.register_buffer("output_scale", torch.tensor(0))
-        self.parts: Decomposition | None = None
+        self.quantizer = quantizer
 
     def extra_repr(self) -> str:
         """For ``print``."""
         return f"{self.name}, {tuple(self.weight.shape)}, stride={self.stride}"
 
     def scale(self, *, limited: bool = True) -> Tensor:
-        """Exponent of the least power of two of every filter, see ``window_scale``.
+        """Scale of every filter's weights, int32 (filters,).
 
         Limited so that the shift behind the accumulator is not negative, unless told otherwise.
         """
+        assert self.quantizer is not None
         highest = int(self.output_scale) - int(self.input_scale) if limited else None
-        return window_scale(self.weight, self.terms, span=self.scale_span, highest=highest)
-
-    def absolute_thresholds(self) -> Tensor:
-        """``t``: the trained thresholds are relative to the layer's filter norm when folded.
-
-        So the thresholds of all layers move at a comparable rate.
-        """
-        trained = torch.arange(self.max_terms) >= self.first_trained
-        return self.thresholds * self.unit * trained
-
-    def decompose(self) -> Decomposition:
-        """The weights as terms, with the present thresholds."""
-        return decompose(self.weight, self.absolute_thresholds(), self.scale(), self.terms,
-                         self.frozen_on if bool(self.frozen) else None)
+        return self.quantizer.scale(self.weight, highest)
 
     def quantized_bias(self) -> Tensor:
         """The bias on the grid of each filter's accumulator."""
@@ -112,48 +115,85 @@ class QuantizedLayer(nn.Module):
         rounded = torch.floor(self.bias.detach() / step + 0.5) * step
         return self.bias + (rounded - self.bias).detach()
 
-    @torch.no_grad()
     def freeze(self) -> None:
-        """Keep the present number of terms of every filter from now on."""
-        self.frozen_on.copy_(self.decompose().on)
-        self.frozen.fill_(True)
+        """Let the quantizer settle what was open."""
+        assert self.quantizer is not None
+        self.quantizer.freeze(self.weight, self.scale())
 
     @torch.no_grad()
     def fold(self) -> None:
-        """End the float stage: merge the batch norm into weights and bias."""
+        """Merge the batch norm into weights and bias."""
         if self.norm is not None:
             mean, variance = self.norm.running_mean, self.norm.running_var
             assert mean is not None         # it tracks both
             assert variance is not None
             deviation = torch.sqrt(variance + self.norm.eps)
             factor = self.norm.weight / deviation
-            self.bias.copy_(self.norm.bias - mean * factor)
+            self.bias.copy_(self.norm.bias + (self.bias - mean) * factor)
             self.weight.mul_(factor[:, None, None, None])
-            self.norm.requires_grad_(False)
-        self.unit.copy_(self.weight.flatten(1).norm(dim=1).mean())
-        self.folded.fill_(True)
+            self.norm = None
+        if self.quantizer is not None:
+            self.quantizer.fold(self.weight)
 
-    def accumulate(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution alone.
+    def convolve(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution alone, without a promise of exactness."""
+        return functional.conv2d(values, weight, bias, self.stride, self.padding)
 
-        Without gradients, in float64: there every sum is exact, whatever the formats are. In
-        float32 it is while it has no more than 24 bits.
+    def accumulate(self, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The convolution of quantized values; exact where no gradients are wanted.
+
+        It takes float64 for that where the sums of integers can have more than 24 bits.
         """
         if torch.is_grad_enabled():
-            return functional.conv2d(values, weight, bias, self.stride, self.padding)
-        return functional.conv2d(values.double(), weight.double(),
-                                 None if bias is None else bias.double(), self.stride,
-                                 self.padding)
+            return self.convolve(values, weight, bias)
+        steps = power_of_two(self.scale() + self.input_scale)
+        largest = values.abs().amax() if values.numel() else values.new_zeros(())
+        bound = (weight.flatten(1).abs().sum(dim=1) * largest + bias.abs()) / steps
+        if bool((bound < _EXACT).all()):
+            return self.convolve(values, weight, bias)
+        return self.convolve(values.double(), weight.double(), bias.double())
 
     def forward(self, values: Tensor) -> Tensor:
         """Real-valued activations in, real-valued activations out (on the grid once folded)."""
         if not bool(self.folded):
-            if self.norm is None:
-                result = self.accumulate(values, self.weight, self.bias).float()
-            else:
-                result = self.norm(self.accumulate(values, self.weight, None).float())
-            return result if self.output.signed else functional.relu(result)
-        self.parts = self.decompose()
-        weight = FLightNN.apply(self.weight, self.absolute_thresholds(), self.parts)
-        result = self.accumulate(values, weight, self.quantized_bias())
-        return activation.quantize(result, self.output, int(self.output_scale)).float()
+            result = self.convolve(values, self.weight, self.bias)
+            return self.activate(result if self.norm is None else self.norm(result))
+        assert self.quantizer is not None
+        weight = self.quantizer(self.weight, self.scale())
+        return self.requantize(self.accumulate(values, weight, self.quantized_bias()))
+
+
+class QuantizedAdd(_Requantized):
+    """A residual addition, with or without a ReLU behind it."""
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        """Both maps have the same shape."""
+        values = one + other
+        return self.requantize(values) if bool(self.folded) else self.activate(values)
+
+
+class QuantizedSumPool(_Requantized):
+    """Average pooling over windows whose area is a power of two.
+
+    Parameters
+    ----------
+    name, output
+        See above.
+    kernel, stride : (int, int)
+        Down, across.
+    """
+
+    def __init__(self, name: str, output: ActivationFormat, kernel: tuple[int, int],
+                 stride: tuple[int, int]) -> None:
+        super().__init__(name, output)
+        self.kernel, self.stride = kernel, stride
+        area = kernel[0] * kernel[1]
+        if area & (area - 1):
+            raise ValueError(f"the area of an average pooling must be a power of two, not {area}: "
+                             "the hardware divides by shifting")
+        self.shift = area.bit_length() - 1
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Sums of integers of at most 16 bits over a window, and so exact."""
+        values = functional.avg_pool2d(values.float(), self.kernel, self.stride)
+        return self.requantize(values) if bool(self.folded) else self.activate(values)

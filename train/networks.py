@@ -1,145 +1,275 @@
-"""Named networks: what layers, how wide, and in which number formats."""
+"""Named networks, as plain PyTorch modules; :func:`train.convert.convert` makes them trainable.
+
+The eight configurations ``resnet20`` .. ``vgg-wide`` stand for the eight of the FLightNN paper,
+which had VGG-like and ResNet-like networks of several depths and widths; its own table could not
+be had, so these are our choice.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from flightrtl.formats import ActivationFormat, TermFormat
 from flightrtl.model import TensorType
 
-from .activation import calibrate
-from .layers import QuantizedLayer
-
-__all__ = ["NETWORKS", "Conv", "Dense", "Network", "Pool"]
+__all__ = ["NETWORKS", "NamedNetwork", "ResNet", "chain", "t_bq_nn", "vgg"]
 
 
-@dataclass(frozen=True)
-class Conv:
-    """A square convolution, batch norm, ReLU."""
-
-    filters: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-
-    def __str__(self) -> str:
-        text = f"{self.filters} filters {self.kernel}x{self.kernel}"
-        text += f" stride {self.stride}" if self.stride > 1 else ""
-        return text + (f" padding {self.padding}" if self.padding else "")
+def _initialise(module: nn.Module) -> None:
+    """He's initialisation of every convolution and dense layer, zero biases."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Max-pooling of square windows that do not overlap."""
+class _Shape:
+    """Names layers and follows the size of the map while a chain is built."""
 
-    size: int
+    def __init__(self, input: TensorType) -> None:
+        self.height, self.width, self.channels = input.shape
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict()
+        self.counts: dict[str, int] = {}
 
-    def __str__(self) -> str:
-        return f"max-pool {self.size}x{self.size}"
+    def add(self, kind: str, *modules: nn.Module) -> None:
+        """The first of ``modules`` gets the name; those behind it belong to it."""
+        number = self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.layers[f"{kind}{number}"] = modules[0]
+        for module in modules[1:]:
+            self.layers[f"{type(module).__name__.lower()}_{kind}{number}"] = module
+
+    def conv(self, filters: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        """Convolution, batch norm, ReLU."""
+        self.add("conv", nn.Conv2d(self.channels, filters, kernel, stride, padding, bias=False),
+                 nn.BatchNorm2d(filters), nn.ReLU())
+        self.height = (self.height + 2 * padding - kernel) // stride + 1
+        self.width = (self.width + 2 * padding - kernel) // stride + 1
+        self.channels = filters
+        if min(self.height, self.width) < 1:
+            raise ValueError("the images are too small for this network; choose another network")
+
+    def pool(self, size: int, average: bool = False) -> None:
+        """Max (or average) pooling of square windows that do not overlap."""
+        self.add("pool", nn.AvgPool2d(size) if average else nn.MaxPool2d(size))
+        self.height, self.width = self.height // size, self.width // size
+
+    def dense(self, units: int, last: bool) -> None:
+        """A dense layer; batch norm and ReLU unless it is the last."""
+        if not self.counts.get("dense"):
+            self.layers["flatten"] = nn.Flatten()
+        size = self.channels * self.height * self.width
+        rest = [] if last else [nn.BatchNorm1d(units), nn.ReLU()]
+        self.add("dense", nn.Linear(size, units, bias=last), *rest)
+        self.channels, self.height, self.width = units, 1, 1
+
+    def module(self) -> nn.Module:
+        """All of it."""
+        result = nn.Sequential(self.layers)
+        _initialise(result)
+        return result
 
 
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer; ``units = 0`` stands for the number of classes."""
-
-    units: int = 0
-
-    def __str__(self) -> str:
-        return f"dense {self.units or 'classes'}"
-
-
-NETWORKS: dict[str, tuple[Conv | Pool | Dense, ...]] = {
-    "mnist": (Conv(8, 5, stride=2, padding=2), Conv(16, 3, stride=2, padding=1), Conv(24, 3),
-              Conv(24, 3), Dense()),
-    "digits": (Conv(8, 3), Pool(2), Dense()),
-}
-
-
-class Network(nn.Module):
-    """A chain of layers.
+def chain(text: str, input: TensorType, classes: int) -> nn.Module:
+    """A network from a line of text.
 
     Parameters
     ----------
-    layers : tuple of Conv, Pool, Dense
-        As in :data:`NETWORKS`.
+    text : str
+        Layers, separated by spaces: ``8c5s2p2`` is a convolution of 8 filters 5 x 5 with stride 2
+        and padding 2 (1 and 0 if not said) with batch norm and ReLU; ``m2`` and ``a8`` are max and
+        average pooling; ``d100`` is a dense layer of 100 units. The last dense layer, one unit for
+        each class, goes without saying.
     input : TensorType
         The image.
     classes : int
         Logits.
-    exponent_bits, max_terms, learn_terms, prune, scale_span
-        See :class:`~train.layers.QuantizedLayer`.
-    activation_bits, logit_bits : int
-        Of hidden layers (unsigned) and of the result (signed).
+
+    >>> from flightrtl.formats import ActivationFormat
+    >>> net = chain("8c3 m2", TensorType((8, 8, 1), ActivationFormat(5), -4), 10)
+    >>> [name for name, _ in net.named_children()]
+    ['conv1', 'batchnorm2d_conv1', 'relu_conv1', 'pool1', 'flatten', 'dense1']
+    """
+    shape = _Shape(input)
+    for word in text.split():
+        if word[0] in "ma":
+            shape.pool(int(word[1:]), word[0] == "a")
+        elif word[0] == "d":
+            shape.dense(int(word[1:]), last=False)
+        else:
+            filters, _, rest = word.partition("c")
+            rest, _, padding = rest.partition("p")
+            kernel, _, stride = rest.partition("s")
+            shape.conv(int(filters), int(kernel), int(stride or 1), int(padding or 0))
+    shape.dense(classes, last=True)
+    return shape.module()
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, by a 1 x 1 convolution where the shape changes."""
+
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(filters)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != filters:
+            self.shortcut = nn.Conv2d(channels, filters, 1, stride, bias=False)
+        self.norm3 = (nn.Identity() if isinstance(self.shortcut, nn.Identity)
+                      else nn.BatchNorm2d(filters))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """ReLU behind the addition."""
+        result = functional.relu(self.norm1(self.conv1(values)))
+        result = self.norm2(self.conv2(result))
+        return functional.relu(result + self.norm3(self.shortcut(values)))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images (He et al., CVPR 2016, section 4.2).
+
+    Parameters
+    ----------
+    input : TensorType
+        The image; its sides a multiple of ``2**(len(widths) - 1)``.
+    classes : int
+        Logits.
+    blocks : int
+        In each stage. ResNet-20 has 3; MLPerf Tiny's ResNet-8 has 1.
+    widths : tuple of int
+        Filters of each stage; all but the first halve the map.
     """
 
-    def __init__(self, layers: tuple[Conv | Pool | Dense, ...], input: TensorType, classes: int, *,
-                 exponent_bits: int = 3, activation_bits: int = 8, logit_bits: int = 16,
-                 max_terms: int = 2, learn_terms: bool = True, prune: bool = False,
-                 scale_span: int = 3) -> None:
+    def __init__(self, input: TensorType, classes: int, blocks: int,
+                 widths: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__()
-        self.input = input
-        self.sequence = nn.ModuleList()
-        height, width, channels = input.shape
-        counts = {Conv: 0, Pool: 0, Dense: 0}
-        for position, layer in enumerate(layers):
-            counts[type(layer)] += 1
-            last = position == len(layers) - 1
-            if isinstance(layer, Pool):
-                pool = nn.MaxPool2d(layer.size)
-                pool.name = f"pool{counts[Pool]}"      # type: ignore[assignment]
-                self.sequence.append(pool)
-                height, width = height // layer.size, width // layer.size
-                continue
-            if isinstance(layer, Conv):
-                name, filters = f"conv{counts[Conv]}", layer.filters
-                kernel = (layer.kernel, layer.kernel)
-                stride, padding = layer.stride, layer.padding
-            else:
-                name, filters = f"dense{counts[Dense]}", layer.units or classes
-                kernel, stride, padding = (height, width), 1, 0
-            self.sequence.append(QuantizedLayer(
-                name=name, channels=channels, filters=filters, kernel=kernel, stride=stride,
-                padding=padding, terms=TermFormat(exponent_bits), max_terms=max_terms,
-                learn_terms=learn_terms, prune=prune, scale_span=scale_span, batch_norm=not last,
-                output=ActivationFormat(logit_bits, True) if last
-                else ActivationFormat(activation_bits)))
-            height = (height + 2 * padding - kernel[0]) // stride + 1
-            width = (width + 2 * padding - kernel[1]) // stride + 1
-            channels = filters
-            if min(height, width) < 1:
-                raise ValueError(f"{name}: an image of {input.shape} is too small for this "
-                                 "network; choose another network")
+        self.conv1 = nn.Conv2d(input.shape[2], widths[0], 3, 1, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(widths[0])
+        channels = widths[0]
+        names = []
+        for stage, filters in enumerate(widths):
+            for block in range(blocks):
+                name = f"block{stage + 1}" + (f"_{block + 1}" if blocks > 1 else "")
+                names.append(name)
+                self.add_module(name, _Block(channels, filters, 1 + (stage > 0 == block)))
+                channels = filters
+        self.names = names
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dense = nn.Linear(channels, classes)
+        _initialise(self)
 
-    @property
-    def weighted(self) -> list[QuantizedLayer]:
-        """The layers that have weights, in order."""
-        return [layer for layer in self.sequence if isinstance(layer, QuantizedLayer)]
+    def forward(self, values: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        values = functional.relu(self.norm1(self.conv1(values)))
+        for name in self.names:
+            values = self.get_submodule(name)(values)
+        result: Tensor = self.dense(torch.flatten(self.pool(values), 1))
+        return result
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Real-valued logits (N, classes) of integer images (N, C, H, W) in float32."""
-        values = images * 2.0 ** self.input.scale
-        for layer in self.sequence:
-            values = layer(values)
-        return values.flatten(1)
 
-    @torch.no_grad()
-    def fold(self, images: Tensor) -> None:
-        """End the float stage; scales of activations are chosen on ``images``."""
-        values = images * 2.0 ** self.input.scale
-        scale = self.input.scale
-        for layer in self.sequence:
-            if isinstance(layer, QuantizedLayer):
-                layer.fold()
-                result = layer.accumulate(values, layer.weight, layer.bias).float()
-                layer.input_scale.fill_(scale)
-                # No finer than the accumulator, or the shift behind it would be negative. Weights
-                # of the last layer still grow: one binary place is kept for that.
-                finest = scale + int(layer.scale(limited=False).max()) + int(layer.output.signed)
-                scale = max(calibrate(result, layer.output), finest)
-                layer.output_scale.fill_(scale)
-                values = result if layer.output.signed else result.relu()
-            else:
-                values = layer(values)
+def vgg(input: TensorType, classes: int, widths: tuple[int, ...], convolutions: int = 2,
+        units: int = 0) -> nn.Module:
+    """A VGG-like network: stages of 3 x 3 convolutions, each but the last with max-pooling.
+
+    Parameters
+    ----------
+    input, classes
+        As for :class:`ResNet`.
+    widths : tuple of int
+        Filters of each stage.
+    convolutions : int
+        In each stage.
+    units : int
+        Of a hidden dense layer; 0: none.
+    """
+    shape = _Shape(input)
+    for stage, filters in enumerate(widths):
+        for _ in range(convolutions):
+            shape.conv(filters, 3, padding=1)
+        if stage < len(widths) - 1:
+            shape.pool(2)
+    shape.pool(shape.height, average=True)
+    if units:
+        shape.dense(units, last=False)
+    shape.dense(classes, last=True)
+    return shape.module()
+
+
+def t_bq_nn(input: TensorType, classes: int) -> nn.Module:
+    """T-BQ-NN (Chen, Liu, Liu, Zeng; TNNLS 2020, Table I): nine convolutions.
+
+    The paper pools over the map behind the last 1 x 1 convolution and its batch norm; here the
+    pooling comes in front of it, which is the same function since both are linear.
+    """
+    shape = _Shape(input)
+    for filters in (128, 128, 128):
+        shape.conv(filters, 3, padding=1)
+    shape.pool(2)
+    for filters in (256, 256, 256):
+        shape.conv(filters, 3, padding=1)
+    shape.pool(2)
+    shape.conv(512, 3, padding=1)
+    shape.conv(1024, 1)
+    shape.pool(shape.height, average=True)
+    shape.add("conv", nn.Conv2d(1024, classes, 1, bias=False), nn.BatchNorm2d(classes))
+    shape.layers["flatten"] = nn.Flatten()
+    return shape.module()
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """An entry of :data:`NETWORKS`.
+
+    Parameters
+    ----------
+    text : str
+        One line for ``python -m train --list``.
+    make : callable
+        From the type of the image and the number of classes to the module; raises ``ValueError``
+        if the images are too small.
+    """
+
+    text: str
+    make: Callable[[TensorType, int], nn.Module]
+
+
+def _chain(text: str) -> NamedNetwork:
+    return NamedNetwork(text, partial(chain, text))
+
+
+def _resnet(blocks: int, widths: tuple[int, ...]) -> NamedNetwork:
+    depth = 2 * blocks * len(widths) + 2
+    return NamedNetwork(f"ResNet-{depth}, {'-'.join(map(str, widths))} filters",
+                        partial(ResNet, blocks=blocks, widths=widths))
+
+
+def _vgg(widths: tuple[int, ...], convolutions: int = 2, units: int = 0) -> NamedNetwork:
+    text = (f"VGG-like, {convolutions} convolutions for each of {'-'.join(map(str, widths))} "
+            "filters" + (f", dense {units}" if units else ""))
+    return NamedNetwork(text, partial(vgg, widths=widths, convolutions=convolutions, units=units))
+
+
+NETWORKS: dict[str, NamedNetwork] = {
+    "mnist": _chain("8c5s2p2 16c3s2p1 24c3 24c3"),
+    "digits": _chain("8c3 m2"),
+    "lenet5": _chain("6c5p2 m2 16c5 m2 d120 d84"),
+    "lenet-wide": _chain("20c5 m2 50c5 m2 d500"),
+    "resnet8": _resnet(1, (16, 32, 64)),
+    "resnet20": _resnet(3, (16, 32, 64)),
+    "resnet20-narrow": _resnet(3, (8, 16, 32)),
+    "resnet32": _resnet(5, (16, 32, 64)),
+    "resnet20-wide": _resnet(3, (32, 64, 128)),
+    "vgg-narrow": _vgg((16, 32, 64)),
+    "vgg": _vgg((32, 64, 128)),
+    "vgg-deep": _vgg((32, 64, 128), convolutions=3),
+    "vgg-wide": _vgg((64, 128, 256), units=256),
+    "t-bq-nn": NamedNetwork("T-BQ-NN: 128-128-128, 256-256-256, 512, 1024 filters", t_bq_nn),
+}

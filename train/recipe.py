@@ -14,18 +14,13 @@ from typing import Any
 from flightrtl.datasets import DATASETS
 from flightrtl.errors import UserError
 
+from .methods import METHODS, LayerSettings
 from .networks import NETWORKS
 
-__all__ = ["METHODS", "RECIPES", "Recipe", "load_recipe"]
+__all__ = ["RECIPES", "Recipe", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes that come with the trainer."""
-
-METHODS = {
-    "flightnn": "every filter learns its number of terms, 1 to max_terms",
-    "lightnn1": "one term in every weight",
-    "lightnn2": "two terms in every weight",
-}
 
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (2, 100_000), "seed": (0, 2**31 - 1), "batch_size": (2, 65536),
@@ -33,8 +28,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 10), "label_smoothing": (0, 0.9), "augmentation": (0, 3),
     "exponent_bits": (1, 4), "activation_bits": (1, 16), "logit_bits": (2, 16),
     "max_terms": (1, 8), "scale_span": (0, 31), "lambda_": (0, 1e6), "lambda_prune": (0, 1e6),
-    "ramp": (0, 1), "freeze": (0, 1), "threshold_rate": (0, 100),
+    "ramp": (0, 1), "freeze": (0, 1), "threshold_rate": (0, 100), "weight_bits": (1, 8),
+    "residual_bits": (2, 16), "crop": (0, 64), "cutout": (0, 64), "distillation": (0, 1),
+    "temperature": (0.1, 100), "ema": (0, 0.99999), "target_k": (0, 8), "momentum": (0, 0.999),
+    "warm_up": (0, 1),
 }
+
+_LAYER_KEYS = {item.name: item.type for item in dataclasses.fields(LayerSettings)
+               if item.name != "prune"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Recipe:
     Parameters
     ----------
     dataset, network, method : str
-        Keys of ``DATASETS``, ``NETWORKS``, :data:`METHODS`.
+        Keys of ``DATASETS``, ``NETWORKS``, ``METHODS``.
     epochs : int
         Of both stages together, at least 2 (one each).
     seed : int
@@ -59,13 +60,30 @@ class Recipe:
         In the float stage.
     label_smoothing, augmentation : float
         See PyTorch's ``cross_entropy`` and :func:`train.augment.affine`.
-    exponent_bits, activation_bits, logit_bits : int
-        Formats of terms, of hidden activations (unsigned) and of the result (signed).
-    max_terms : int
-        ``K`` of FLightNN.
-    scale_span : int
-        Greatest difference of the scales of a layer's filters, see
-        :func:`train.quantize.window_scale`.
+    crop, flip, cutout : int, bool, int
+        See :func:`train.augment.crop_flip` and :func:`train.augment.cutout`.
+    optimizer : {"adamw", "sgd"}
+        Of the float stage (``sgd``: with Nesterov's momentum); the quantized stage has AdamW.
+    momentum : float
+        Of ``sgd``.
+    warm_up : float
+        Part of the float stage in which the learning rate rises.
+    distillation, temperature : float
+        Share of the loss that compares with the float network's logits (Hinton et al. 2015), and
+        by what both are divided; in the quantized stage.
+    ema : float
+        Decay, for each step, of the moving average of the weights that is evaluated and
+        exported; 0: the weights themselves.
+    amp : bool
+        Train in bfloat16 where that is faster. Evaluation and export are exact all the same.
+    exponent_bits, max_terms, weight_bits, activation_bits, residual_bits, scale_span : int
+        See :class:`train.methods.LayerSettings`.
+    logit_bits : int
+        Of the result (signed).
+    layers : mapping
+        Layer name to a table of the same keys, and ``method``, that differ there.
+    target_k : float
+        Wanted mean number of terms; lambda is steered towards it. 0: lambda is as said.
     lambda_ : float
         Strength of the group lasso on the residuals ``r_1, r_2, ...`` (``lambda`` in a file).
     lambda_prune : float
@@ -91,11 +109,25 @@ class Recipe:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.05
     augmentation: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    warm_up: float = 0.15
+    distillation: float = 0.0
+    temperature: float = 2.0
+    ema: float = 0.0
+    amp: bool = False
     exponent_bits: int = 3
+    weight_bits: int = 4
     activation_bits: int = 8
+    residual_bits: int = 8
     logit_bits: int = 16
     max_terms: int = 2
     scale_span: int = 3
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target_k: float = 0.0
     lambda_: float = 3e-4
     lambda_prune: float = 0.0
     lambda_layers: dict[str, float] = field(default_factory=dict)
@@ -115,32 +147,73 @@ class Recipe:
             if item.type == "float" and (isinstance(value, bool)
                                          or not isinstance(value, (int, float))):
                 raise UserError(f"{_shown(item.name)} must be a number, not {value!r}")
+            if item.type == "bool" and not isinstance(value, bool):
+                raise UserError(f"{_shown(item.name)} must be true or false, not {value!r}")
             if item.name in _RANGES:
-                low, high = _RANGES[item.name]
-                if not low <= value <= high:
-                    raise UserError(f"{_shown(item.name)} must be {low:g} to {high:g}, not "
-                                    f"{value:g}")
+                _in_range(_shown(item.name), item.name, value)
+        if self.optimizer not in _OPTIMIZERS:
+            raise UserError(f"no optimizer {self.optimizer!r}; there are {', '.join(_OPTIMIZERS)}")
+        if self.target_k and not self.learns_terms:
+            raise UserError(f"target_k is for the method flightnn; {self.method} has a fixed cost")
+        least = 0.0 if self.lambda_prune else 1.0
+        if self.target_k and not least <= self.target_k <= self.max_terms:
+            raise UserError(f"target_k {self.target_k:g} cannot be met: every filter has {least:g} "
+                            f"to {self.max_terms} terms" + (
+                                "; set lambda_prune to let filters vanish" if least else ""))
         if not isinstance(self.lambda_layers, dict):
             raise UserError(f"lambda_layers must be a table of layer names and factors, not "
                             f"{self.lambda_layers!r}")
         for layer, factor in self.lambda_layers.items():
             if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor >= 0:
                 raise UserError(f"lambda_layers.{layer} must be a number from 0, not {factor!r}")
+        if not isinstance(self.layers, dict):
+            raise UserError(f"layers must be tables [layers.NAME], not {self.layers!r}")
+        for layer in self.layers:
+            self.layer_settings(layer)
+
+    def layer_settings(self, layer: str | None = None) -> LayerSettings:
+        """Formats of a layer, or those of every layer for which nothing else is said.
+
+        Raises
+        ------
+        UserError
+            If the layer's table has a key or a value that is not known.
+        """
+        values = {name: getattr(self, name) for name in _LAYER_KEYS}
+        own = self.layers.get(layer, {}) if layer is not None else {}
+        if not isinstance(own, dict):
+            raise UserError(f"layers.{layer} must be a table, not {own!r}")
+        for key, value in own.items():
+            where = f"layers.{layer}.{key}"
+            if key not in _LAYER_KEYS:
+                raise UserError(f"{where}: unknown key; there are {', '.join(_LAYER_KEYS)}")
+            if key == "method":
+                if value not in METHODS or METHODS[value].quantizer is None:
+                    raise UserError(f"{where}: no method {value!r} for a layer; there are " +
+                                    ", ".join(name for name, method in METHODS.items()
+                                              if method.quantizer is not None))
+            elif isinstance(value, bool) or not isinstance(value, int):
+                raise UserError(f"{where} must be an integer, not {value!r}")
+            else:
+                _in_range(where, key, value)
+        return LayerSettings(**values | own, prune=self.lambda_prune > 0)
+
+    @property
+    def real(self) -> bool:
+        """Whether there is no quantized stage."""
+        return METHODS[self.method].quantizer is None
 
     @property
     def float_epochs(self) -> int:
-        """Epochs of the float stage; both stages have at least one."""
+        """Epochs of the float stage; 0 if ``float_share`` is, otherwise both have at least one."""
+        if self.real or not self.float_share:
+            return self.epochs if self.real else 0
         return min(max(1, round(self.epochs * self.float_share)), self.epochs - 1)
-
-    @property
-    def terms(self) -> int:
-        """``K`` of the method."""
-        return {"lightnn1": 1, "lightnn2": 2}.get(self.method, self.max_terms)
 
     @property
     def learns_terms(self) -> bool:
         """Whether thresholds are trained and the group lasso acts."""
-        return self.method == "flightnn"
+        return METHODS[self.method].learns_terms
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the keys of a TOML file."""
@@ -158,6 +231,15 @@ class Recipe:
                 raise UserError(f"{source}: {key} is not said; use --{key} NAME "
                                 "(--list shows what there is)")
         return cls(**{known[key]: value for key, value in values.items()})
+
+
+_OPTIMIZERS = ("adamw", "sgd")
+
+
+def _in_range(shown: str, name: str, value: float) -> None:
+    low, high = _RANGES[name]
+    if not low <= value <= high:
+        raise UserError(f"{shown} must be {low:g} to {high:g}, not {value:g}")
 
 
 def _shown(name: str) -> str:

@@ -6,55 +6,40 @@ so an interrupted run that is resumed gives the same model as one that was not.
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from flightrtl.datasets import DATASETS
+from flightrtl.datasets import DATASETS, ImageFolder
 from flightrtl.errors import BuildError, UserError
 from flightrtl.files import atomic_path
 
-from . import journal, schedule
-from .augment import affine
-from .networks import NETWORKS, Network
-from .quantize import residual_penalty
+from . import augment, floatfile, journal, schedule
+from .average import Average
+from .convert import convert
+from .data import Data, batches
+from .network import Network
+from .networks import NETWORKS
 from .recipe import Recipe
+from .target import TermTarget, mean_k, trim
 
-__all__ = ["Data", "Trainer", "as_tensors"]
+__all__ = ["Trainer"]
 
-_CHECKPOINT_VERSION = 1
+_CHECKPOINT_VERSION = 2
 _CALIBRATION_IMAGES = 2000
 _EVALUATION_BATCH = 500
-_WARM_UP = {"float": 0.15, "quantized": 0.03}
+_QUANTIZED_WARM_UP = 0.03
+_STEER_EVERY = 10
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images uint8 (N, C, H, W) and labels int64 (N,) of both splits."""
-
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-
-
-def as_tensors(train: tuple[NDArray[Any], NDArray[Any]],
-               test: tuple[NDArray[Any], NDArray[Any]]) -> Data:
-    """Data sets as :func:`flightrtl.datasets.load` gives them, for PyTorch."""
-    tensors = []
-    for images, labels in (train, test):
-        tensors += [torch.tensor(images.transpose(0, 3, 1, 2).copy()),
-                    torch.tensor(labels.astype("int64"))]
-    return Data(*tensors)
 
 
 class Trainer:
@@ -66,6 +51,10 @@ class Trainer:
         What to do.
     data : Data
         Of the recipe's data set.
+    device : str
+        Where to compute.
+    init : Path, optional
+        A float network (``--method float``) to start from; see :mod:`train.floatfile`.
 
     Attributes
     ----------
@@ -77,51 +66,73 @@ class Trainer:
         Epochs in the last checkpoint.
     epochs : list of dict
         The log of each of them.
+    seconds : float
+        Spent in all epochs.
+    init : dict, optional
+        What the float network says of itself.
     """
 
-    def __init__(self, recipe: Recipe, data: Data) -> None:
+    def __init__(self, recipe: Recipe, data: Data, *, device: str = "cpu",
+                 init: Path | None = None) -> None:
         dataset = DATASETS[recipe.dataset]
-        self.recipe, self.data = recipe, data
+        self.recipe, self.device = recipe, torch.device(device)
+        self.data = data.to(self.device)
         self.epoch = self.saved = 0
+        self.seconds = 0.0
         self.epochs: list[dict[str, Any]] = []
         torch.manual_seed(recipe.seed)
         try:
-            self.network = Network(
-                NETWORKS[recipe.network], dataset.input, dataset.classes,
-                exponent_bits=recipe.exponent_bits, activation_bits=recipe.activation_bits,
-                logit_bits=recipe.logit_bits, max_terms=recipe.terms,
-                learn_terms=recipe.learns_terms, prune=recipe.lambda_prune > 0,
-                scale_span=recipe.scale_span)
+            module = NETWORKS[recipe.network].make(dataset.input, dataset.classes)
         except ValueError as error:
             raise UserError(f"network {recipe.network!r} and data set {recipe.dataset!r}: "
                             f"{error}") from None
-        names = {layer.name for layer in self.network.weighted}
+        network = convert(module, dataset.input, recipe.layer_settings(), layers={
+            name: recipe.layer_settings(name) for name in recipe.layers},
+            logit_bits=recipe.logit_bits)
+        names = {layer.name for layer in network.weighted}
         for name in recipe.lambda_layers:
             if name not in names:
                 raise UserError(f"lambda_layers: network {recipe.network!r} has no layer {name!r};"
                                 f" it has {', '.join(sorted(names))}")
+        self.init = None if init is None else floatfile.load(network, init, recipe)
+        self.network: Network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps = len(data.images) // recipe.batch_size
         if not self.steps:
             raise UserError(f"batch_size {recipe.batch_size} is more than the {len(data.images)} "
                             "training images; use a smaller one")
+        self.teacher: Network | None = None
+        self.target = (TermTarget(recipe.target_k, 0.9 * recipe.freeze) if recipe.target_k
+                       else None)
         self.optimizer = self._optimizer()
+        self.average = Average(self.network, recipe.ema) if recipe.ema else None
 
     @property
     def stage(self) -> str:
         """``float`` or ``quantized``: of the next epoch."""
         return "float" if self.epoch < self.recipe.float_epochs else "quantized"
 
+    @property
+    def frozen(self) -> bool:
+        """Whether filters keep their number of terms in the next epoch."""
+        return self.stage == "quantized" and self.progress(0) >= self.recipe.freeze
+
     def _optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer for the present stage."""
-        thresholds = [layer.thresholds for layer in self.network.weighted]
-        chosen = {id(parameter) for parameter in thresholds}
+        recipe = self.recipe
+        learned = [parameter for layer in self.network.weighted if layer.quantizer is not None
+                   for parameter in layer.quantizer.learned]
+        chosen = {id(parameter) for layer in self.network.weighted if layer.quantizer is not None
+                  for parameter in layer.quantizer.parameters()}
         others = [parameter for parameter in self.network.parameters()
                   if id(parameter) not in chosen]
-        decay = self.recipe.weight_decay if self.stage == "float" else 0.0
+        decay = recipe.weight_decay if self.stage == "float" else 0.0
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": decay, "factor": 1.0}]
-        if self.stage == "quantized" and self.recipe.learns_terms:
-            groups.append({"params": thresholds, "weight_decay": 0.0,
-                           "factor": self.recipe.threshold_rate})
+        if self.stage == "quantized" and learned:
+            groups.append({"params": learned, "weight_decay": 0.0,
+                           "factor": recipe.threshold_rate})
+        if self.stage == "float" and recipe.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum,
+                                   nesterov=recipe.momentum > 0)
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99))
 
     def progress(self, step: int) -> float:
@@ -133,60 +144,132 @@ class Trainer:
     def strengths(self, layer: str, progress: float) -> Tensor:
         """``lambda_j`` of a layer."""
         recipe = self.recipe
-        values = torch.full((recipe.terms,), recipe.lambda_ if recipe.learns_terms else 0.0)
-        values[0] = recipe.lambda_prune if recipe.learns_terms else 0.0
-        return (values * recipe.lambda_layers.get(layer, 1.0)
-                * schedule.ramp(progress, recipe.ramp))
+        settings = recipe.layer_settings(layer)
+        factor = (recipe.lambda_layers.get(layer, 1.0)
+                  * (self.target.factor if self.target is not None
+                     else schedule.ramp(progress, recipe.ramp)))
+        values = torch.full((settings.max_terms,), recipe.lambda_)
+        values[0] = recipe.lambda_prune
+        return values * factor
 
     def run_epoch(self, report: Report = lambda text: None) -> dict[str, Any]:
         """Train for one epoch and evaluate on the test split; returns the epoch's log."""
+        started = time.monotonic()
         if self.stage == "quantized" and self.epoch == self.recipe.float_epochs:
-            self.network.fold(self.data.images[:_CALIBRATION_IMAGES].float())
-            self.optimizer = self._optimizer()
-        stage, start = self.stage, self.progress(0)
-        if stage == "quantized" and self.recipe.learns_terms and start >= self.recipe.freeze:
-            for layer in self.network.weighted:
-                if not bool(layer.frozen):
-                    layer.freeze()
+            self._quantize()
+        stage = self.stage
+        if self.frozen:
+            self._freeze()
         loss, penalty = self._train(report)
         report("evaluating")
+        with self.average.applied() if self.average is not None else nullcontext():
+            top1 = self.evaluate()
         log: dict[str, Any] = {"epoch": self.epoch + 1, "stage": stage, "loss": loss,
-                               "penalty": penalty, "top1": self.evaluate()}
+                               "penalty": penalty, "top1": top1}
         if stage == "quantized":
-            log["frozen"] = bool(self.network.weighted[0].frozen)
+            log["frozen"] = self.frozen
             end = self.progress(self.steps)
             log["layers"] = {layer.name: journal.describe(layer, self.strengths(layer.name, end))
                              for layer in self.network.weighted}
         self.epoch += 1
         self.epochs.append(log)
+        self.seconds += time.monotonic() - started
         return log
+
+    def finish(self) -> None:
+        """After the last epoch: the average of the weights, if there is one, is the result."""
+        if self.average is not None:
+            self.average.keep()
+
+    def _quantize(self) -> None:
+        """Go over to the quantized stage."""
+        self.finish()
+        if self.recipe.distillation:
+            self.teacher = copy.deepcopy(self.network).eval()
+        self.network.fold(self._input(torch.cat(list(batches(
+            self.data.images, _EVALUATION_BATCH, _CALIBRATION_IMAGES)))))
+        self.optimizer = self._optimizer()
+        if self.average is not None:
+            self.average = Average(self.network, self.recipe.ema)
+
+    def _freeze(self) -> None:
+        """Let every filter keep its number of terms; with a target, no more than that."""
+        layers = [layer for layer in self.network.weighted if layer.quantizer is not None]
+        before = self.progress(0) - 1 / (self.recipe.epochs - self.recipe.float_epochs)
+        for layer in layers:
+            layer.freeze()
+        if self.target is not None and before < self.recipe.freeze:
+            trim(layers, self.target.target)
+
+    def _input(self, images: Tensor) -> Tensor:
+        return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Training images, augmented."""
+        recipe = self.recipe
+        images = augment.take(self.data.images, chosen, generator).to(self.device)
+        if recipe.crop or recipe.flip:
+            images = augment.crop_flip(images, recipe.crop, recipe.flip, generator)
+        if recipe.cutout:
+            images = augment.cutout(images, recipe.cutout, generator)
+        images = self._input(images)
+        return augment.affine(images, recipe.augmentation, generator)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy, and the difference to the float network's logits if that is wanted."""
+        recipe = self.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.amp):
+            logits = self.network(images).float()
+            if self.teacher is not None:
+                with torch.no_grad():
+                    wanted = self.teacher(images).float()
+        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if self.teacher is None:
+            return loss
+        t = recipe.temperature
+        other = functional.kl_div(functional.log_softmax(logits / t, dim=1),
+                                  functional.log_softmax(wanted / t, dim=1), log_target=True,
+                                  reduction="batchmean") * t * t
+        return (1 - recipe.distillation) * loss + recipe.distillation * other
+
+    def _penalty(self, progress: float) -> Tensor:
+        """What the methods add to the loss, after a forward pass."""
+        total = torch.zeros((), device=self.device)
+        if self.stage == "quantized":
+            for layer in self.network.weighted:
+                assert layer.quantizer is not None
+                own = layer.quantizer.penalty(layer.weight, self.strengths(layer.name, progress))
+                total = total if own is None else total + own
+        return total
 
     def _train(self, report: Report) -> tuple[float, float]:
         """All steps of an epoch; mean loss and mean penalty."""
         recipe, size = self.recipe, self.recipe.batch_size
-        generator = torch.Generator().manual_seed((recipe.seed << 20) + self.epoch)
-        order = torch.randperm(len(self.data.images), generator=generator)
-        rate = recipe.learning_rate if self.stage == "float" else recipe.quantized_learning_rate
+        generator = torch.Generator(self.device).manual_seed((recipe.seed << 20) + self.epoch)
+        order = torch.randperm(len(self.data.images), generator=generator, device=self.device)
+        rate, warm_up = ((recipe.learning_rate, recipe.warm_up) if self.stage == "float"
+                         else (recipe.quantized_learning_rate, _QUANTIZED_WARM_UP))
         losses = penalties = 0.0
         self.network.train()
         for step in range(self.steps):
             progress = self.progress(step)
-            factor = rate * schedule.learning_rate(progress, _WARM_UP[self.stage])
             for group in self.optimizer.param_groups:
-                group["lr"] = factor * group["factor"]
-            chosen = order[step * size:(step + 1) * size]
-            images = affine(self.data.images[chosen].float(), recipe.augmentation, generator)
-            loss = functional.cross_entropy(self.network(images), self.data.labels[chosen],
-                                            label_smoothing=recipe.label_smoothing)
-            penalty = torch.zeros(())
-            if self.stage == "quantized" and recipe.learns_terms:
+                group["lr"] = rate * schedule.learning_rate(progress, warm_up) * group["factor"]
+            if self.stage == "quantized":
                 for layer in self.network.weighted:
-                    assert layer.parts is not None      # set by the forward pass
-                    penalty = penalty + residual_penalty(layer.weight, layer.parts,
-                                                         self.strengths(layer.name, progress))
+                    assert layer.quantizer is not None
+                    layer.quantizer.advance(progress)
+            chosen = order[step * size:(step + 1) * size]
+            loss = self._loss(self._batch(chosen, generator), self.data.labels[chosen])
+            penalty = self._penalty(progress)
             self.optimizer.zero_grad()
             (loss + penalty).backward()
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
+            if self.target is not None and self.stage == "quantized" and not (
+                    self.frozen or step % _STEER_EVERY):
+                self.target.update(mean_k(self.network.weighted), progress)
             losses += loss.item()
             penalties += penalty.item()
             if not step % 10:
@@ -198,11 +281,11 @@ class Trainer:
         return losses / self.steps, penalties / self.steps
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor | ImageFolder) -> Tensor:
         """Of integer images (N, C, H, W), in evaluation."""
         self.network.eval()
-        return torch.cat([self.network(batch.float())
-                          for batch in images.split(_EVALUATION_BATCH)])
+        return torch.cat([self.network(self._input(batch))
+                          for batch in batches(images, _EVALUATION_BATCH)])
 
     def evaluate(self) -> float:
         """Top-1 on the test split."""
@@ -211,11 +294,18 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; it appears under its name only when it is complete."""
+        state: dict[str, Any] = {
+            "version": _CHECKPOINT_VERSION, "recipe": self.recipe.as_dict(), "epoch": self.epoch,
+            "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "epochs": self.epochs, "seconds": self.seconds}
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.state_dict()
+        if self.average is not None:
+            state["average"] = {"values": self.average.values, "steps": self.average.steps}
+        if self.target is not None:
+            state["target"] = {"factor": self.target.factor, "start": self.target.start}
         with atomic_path(path) as temporary:
-            torch.save({"version": _CHECKPOINT_VERSION, "recipe": self.recipe.as_dict(),
-                        "epoch": self.epoch, "network": self.network.state_dict(),
-                        "optimizer": self.optimizer.state_dict(), "epochs": self.epochs},
-                       temporary)
+            torch.save(state, temporary)
         self.saved = self.epoch
 
     def restore(self, path: Path) -> None:
@@ -229,7 +319,7 @@ class Trainer:
         if not path.is_file():
             raise UserError(f"{path}: there is no checkpoint to resume from; leave out --resume")
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.device)
             version, recipe = state["version"], state["recipe"]
         except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError,
                 ValueError) as error:
@@ -244,11 +334,23 @@ class Trainer:
         if changed:
             raise UserError(f"{path}: a checkpoint of another run: {'; '.join(changed)}. Give the "
                             "options of that run, or start again without --resume")
+        # What the checkpoint holds is of the last epoch's stage.
+        self.epoch, self.epochs = state["epoch"] - 1, state["epochs"]
+        self.seconds = state["seconds"]
+        if self.stage == "quantized":
+            if self.recipe.distillation:
+                self.teacher = copy.deepcopy(self.network).eval()
+                self.teacher.load_state_dict(state["teacher"])
+            self.network.drop_norms()
         self.network.load_state_dict(state["network"])
-        self.epoch, self.epochs = state["epoch"], state["epochs"]
-        # The optimizer in the checkpoint is that of the last epoch's stage.
-        self.epoch -= 1
         self.optimizer = self._optimizer()
         self.epoch += 1
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average = Average(self.network, self.recipe.ema)
+            self.average.values = state["average"]["values"]
+            self.average.steps = state["average"]["steps"]
+        if self.target is not None:
+            self.target.factor = state["target"]["factor"]
+            self.target.start = state["target"]["start"]
         self.saved = self.epoch

@@ -26,8 +26,10 @@ from torch import Tensor
 
 from flightrtl.formats import TermFormat
 
-__all__ = ["SIGMOID_WIDTH", "Decomposition", "FLightNN", "decompose", "power_of_two",
-           "residual_penalty", "round_term", "window_scale"]
+from .base import column, limit_scale, norm, power_of_two
+
+__all__ = ["SIGMOID_WIDTH", "Decomposition", "FLightNN", "decompose", "residual_penalty",
+           "round_term", "window_scale"]
 
 SIGMOID_WIDTH = 0.05
 """Width of the sigmoid that stands for ``s`` in the backward pass, relative to ``||w_i||``.
@@ -36,30 +38,6 @@ Without that normalisation the thresholds of layers with large norms do not move
 """
 
 _SQRT_HALF = 0.5 ** 0.5
-
-
-def power_of_two(exponent: Tensor) -> Tensor:
-    """``2.0 ** exponent``, exactly (a library ``pow`` may be one unit off), as float32.
-
-    Parameters
-    ----------
-    exponent : integer Tensor
-        Each -126 to 127.
-
-    >>> power_of_two(torch.tensor([-3, 0, 10])).tolist()
-    [0.125, 1.0, 1024.0]
-    """
-    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """One value per filter, in a shape that broadcasts against ``like``."""
-    return values.reshape(-1, *([1] * (like.dim() - 1)))
-
-
-def _norm(values: Tensor) -> Tensor:
-    """Euclidean norm of every filter."""
-    return values.flatten(1).norm(dim=1)
 
 
 def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
@@ -75,12 +53,9 @@ def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
         Filters.
     format : TermFormat
         Gives the number of powers in a window.
-    span : int
-        Greatest difference between two scales of the layer. Filters with smaller weights get a
-        higher window than they would have alone. The shifter behind the layer's accumulators
-        needs ``span + 1`` positions, so a small span is cheap in hardware, 0 free.
-    highest : int, optional
-        No scale is greater than this (the shift after the layer must not be negative).
+    span, highest
+        See :func:`~train.quantizers.base.limit_scale`. With a small span, filters with smaller
+        weights get a higher window than they would have alone.
 
     Returns
     -------
@@ -93,9 +68,7 @@ def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
     largest = weight.detach().flatten(1).abs().amax(dim=1).clamp_min(2.0 ** -60)
     mantissa, exponent = torch.frexp(largest)          # largest = mantissa 2^exponent, 0.5 .. 1
     top = exponent - (mantissa < 0.75).to(torch.int32)
-    if highest is not None:
-        top = top.clamp_max(highest + format.max_exponent)
-    return torch.maximum(top, top.max() - span).to(torch.int32) - format.max_exponent
+    return limit_scale(top - format.max_exponent, span, highest)
 
 
 def round_term(values: Tensor, scale: Tensor, format: TermFormat) -> Tensor:
@@ -105,7 +78,7 @@ def round_term(values: Tensor, scale: Tensor, format: TermFormat) -> Tensor:
     >>> round_term(x, torch.tensor([0]), TermFormat(2)).tolist()
     [[1.0, -2.0, 0.0, 0.0, 4.0, -0.0, 1.0]]
     """
-    low = _column(power_of_two(scale), values)
+    low = column(power_of_two(scale), values)
     high = low * format.max_term
     mantissa, exponent = torch.frexp(values.detach())
     nearest = power_of_two((exponent - (mantissa.abs() < _SQRT_HALF).to(torch.int32))
@@ -182,13 +155,13 @@ def decompose(weight: Tensor, thresholds: Tensor, scale: Tensor, format: TermFor
     norms: list[Tensor] = []
     switches: list[Tensor] = []
     for index in range(len(thresholds)):
-        norm = _norm(residual)
+        length = norm(residual)
         candidate = round_term(residual, scale, format)
-        switch = norm > thresholds[index].detach() if on is None else on[index]
+        switch = length > thresholds[index].detach() if on is None else on[index]
         switch = switch & (candidate != 0).flatten(1).any(dim=1)
-        term = candidate * _column(switch, candidate)
+        term = candidate * column(switch, candidate)
         for values, value in ((terms, term), (candidates, candidate), (residuals, residual),
-                              (norms, norm), (switches, switch)):
+                              (norms, length), (switches, switch)):
             values.append(value)
         residual = residual - term
     return Decomposition(torch.stack(terms), torch.stack(candidates), torch.stack(residuals),
@@ -224,7 +197,7 @@ class FLightNN(torch.autograd.Function):
         to_thresholds = None
         if ctx.needs_input_grad[1]:
             to_thresholds = torch.zeros_like(thresholds)
-            width = SIGMOID_WIDTH * _norm(weight).clamp_min(1e-12)
+            width = SIGMOID_WIDTH * norm(weight).clamp_min(1e-12)
             a = -gradient.flatten(1)
             for j in reversed(range(len(thresholds))):
                 logistic = torch.sigmoid((parts.norms[j] - thresholds[j]) / width)

@@ -1,0 +1,142 @@
+"""Any PyTorch network of supported layers as one that trains quantized: :func:`convert`.
+
+Batch norm and ReLU are merged into the convolution, dense layer or addition in front of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from flightrtl.errors import UserError
+from flightrtl.formats import ActivationFormat
+from flightrtl.model import TensorType
+
+from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .methods import METHODS, LayerSettings
+from .network import Network, Node
+from .tracing import ConversionError, TracedLayer, Tracer
+
+__all__ = ["ConversionError", "convert"]
+
+
+def convert(module: nn.Module, input: TensorType, settings: LayerSettings | None = None, *,
+            layers: Mapping[str, LayerSettings] | None = None, logit_bits: int = 16) -> Network:
+    """A network that computes what ``module`` computes, and that can be quantized and exported.
+
+    Weights, biases and batch-norm statistics are taken over, so that a trained network can be
+    given; ``module`` itself is left as it is.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Takes images (N, C, H, W) and gives logits (N, classes). Supported: ``Conv2d`` and
+        ``Linear``, each followed by batch norm, ReLU or not; ReLU, also behind an addition;
+        ``MaxPool2d``; average pooling over a power of two of values; addition of two maps;
+        ``Flatten``, ``Dropout``, ``Identity``.
+    input : TensorType
+        Shape (height, width, channels), format and scale of the image: what ``module`` sees is
+        the integers times ``2**scale``.
+    settings : LayerSettings, optional
+        For every layer.
+    layers : mapping of str to LayerSettings, optional
+        For single ones, by their name in the result: that of the attribute (``block1.conv2`` is
+        ``block1_conv2``).
+    logit_bits : int
+        Of the result (signed).
+
+    Returns
+    -------
+    Network
+        In its float stage.
+
+    Raises
+    ------
+    ConversionError
+        With *all* layers that are not supported, and why.
+    UserError
+        If ``layers`` names a layer that is not there.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+    ...                     nn.Linear(4 * 6 * 6, 10))
+    >>> converted = convert(net, TensorType((8, 8, 1), ActivationFormat(5), -4))
+    >>> [node.name for node in converted.nodes]
+    ['conv1', 'dense1']
+    """
+    settings = settings or LayerSettings()
+    collected = Tracer(module, input).collect()
+    result = _build(collected, input, settings, dict(layers or {}), logit_bits)
+    names = {layer.name for layer in collected}
+    for name in layers or ():
+        if name not in names:
+            raise UserError(f"there is no layer {name!r}; there are {', '.join(sorted(names))}")
+    return result
+
+
+def _build(collected: list[TracedLayer], input: TensorType, settings: LayerSettings,
+           special: dict[str, LayerSettings], logit_bits: int) -> Network:
+    """The network of collected layers."""
+    users: dict[str, list[TracedLayer]] = {}
+    for layer in collected:
+        for name in layer.inputs:
+            users.setdefault(name, []).append(layer)
+    layers: dict[str, nn.Module] = {}
+    for layer in collected:
+        own = special.get(layer.name, settings)
+        if layer.kind == "pool":
+            layers[layer.name] = nn.MaxPool2d(layer.window[0], layer.window[1])
+        elif layer.kind == "dropout":
+            layers[layer.name] = layer.module or nn.Identity()
+        else:
+            output = (ActivationFormat(logit_bits, signed=True) if layer is collected[-1] else
+                      ActivationFormat(own.activation_bits) if layer.relu or _positive(
+                          layer, collected) else ActivationFormat(own.residual_bits, signed=True))
+            layers[layer.name] = _layer(layer, own, output)
+    return Network(input, [Node(layer.name, layer.inputs) for layer in collected], layers)
+
+
+def _positive(layer: TracedLayer, collected: list[TracedLayer]) -> bool:
+    """Whether a pooling's result is never negative, because its input is not."""
+    if layer.kind != "sum_pool":
+        return False
+    source = next((each for each in collected if each.name == layer.inputs[0]), None)
+    while source is not None and source.kind in ("pool", "dropout"):
+        name = source.inputs[0]
+        source = next((each for each in collected if each.name == name), None)
+    return source is not None and (source.relu or _positive(source, collected))
+
+
+def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat) -> nn.Module:
+    """One layer with the values of the module that it stands for."""
+    if layer.kind == "add":
+        return QuantizedAdd(layer.name, output)
+    if layer.kind == "sum_pool":
+        return QuantizedSumPool(layer.name, output, *layer.window)
+    module = layer.module
+    assert isinstance(module, (nn.Conv2d, nn.Linear))
+    dense = isinstance(module, nn.Linear)
+    channels, height, width = layer.source
+    weight = module.weight.detach()
+    if dense:
+        weight = weight.reshape(len(weight), channels, height, width)
+    make = METHODS[settings.method].quantizer
+    result = QuantizedLayer(
+        name=layer.name, channels=channels, filters=len(weight),
+        kernel=(weight.shape[2], weight.shape[3]), dense=dense, output=output,
+        stride=(1, 1) if dense else layer.window[0], padding=(0, 0) if dense else layer.window[1],
+        quantizer=None if make is None else make(len(weight), settings),
+        batch_norm=layer.norm is not None)
+    with torch.no_grad():
+        result.weight.copy_(weight)
+        if module.bias is not None:
+            result.bias.copy_(module.bias)
+        if layer.norm is not None and result.norm is not None:
+            norm = layer.norm
+            result.norm.eps, result.norm.momentum = norm.eps, norm.momentum
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                value = getattr(norm, name)
+                if value is not None:
+                    getattr(result.norm, name).copy_(value)
+    return result

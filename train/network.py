@@ -1,0 +1,116 @@
+"""A network as a graph of layers, in its float or its quantized stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flightrtl.model import INPUT, TensorType
+
+from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+
+__all__ = ["Network", "Node"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer and where its inputs come from.
+
+    Parameters
+    ----------
+    name : str
+        In the exported model; :class:`Network` has the layer under this name in ``layers``.
+    inputs : tuple of str
+        Names of earlier nodes, or :data:`~flightrtl.model.INPUT`.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+
+
+class Network(nn.Module):
+    """Layers in an order in which each comes after its inputs; the last gives the logits.
+
+    Parameters
+    ----------
+    input : TensorType
+        The image.
+    nodes : list of Node
+        The graph.
+    layers : dict of Module
+        By name: :class:`~train.layers.QuantizedLayer`, ``QuantizedAdd``, ``QuantizedSumPool``,
+        ``nn.MaxPool2d``, ``nn.Dropout`` (float stage only).
+    """
+
+    def __init__(self, input: TensorType, nodes: list[Node],
+                 layers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.input, self.nodes = input, nodes
+        self.layers = nn.ModuleDict(layers)
+        self.last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
+
+    @property
+    def weighted(self) -> list[QuantizedLayer]:
+        """The layers that have weights, in order."""
+        return [layer for layer in self.layers.values() if isinstance(layer, QuantizedLayer)]
+
+    @property
+    def folded(self) -> bool:
+        """Whether it is in its quantized stage."""
+        return bool(self.weighted[0].folded)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Real-valued logits (N, classes) of integer images (N, C, H, W) in floating point."""
+        return self._run(images, lambda name, layer, inputs: layer(*inputs))
+
+    def _run(self, images: Tensor,
+             compute: Callable[[str, nn.Module, list[Tensor]], Tensor]) -> Tensor:
+        """Go through the graph, keeping no map longer than it is needed."""
+        maps = {INPUT: images * 2.0 ** self.input.scale}
+        for index, node in enumerate(self.nodes):
+            result = compute(node.name, self.layers[node.name],
+                             [maps[name] for name in node.inputs])
+            for name in set(node.inputs):
+                if self.last_use[name] == index:
+                    del maps[name]
+            maps[node.name] = result
+        return result.flatten(1)
+
+    def drop_norms(self) -> None:
+        """Make room for the state of a network that was folded."""
+        for layer in self.weighted:
+            layer.norm = None
+
+    @torch.no_grad()
+    def fold(self, images: Tensor) -> None:
+        """End the float stage; scales of activations are chosen on ``images``."""
+        scales = {INPUT: self.input.scale}
+        sources = {node.name: node.inputs for node in self.nodes}
+
+        def compute(name: str, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
+            given = [scales[source] for source in sources[name]]
+            if isinstance(layer, QuantizedLayer):
+                layer.fold()
+                layer.input_scale.fill_(given[0])
+                result = layer.convolve(inputs[0], layer.weight, layer.bias)
+                # No finer than the accumulator, or the shift behind it would be negative. Weights
+                # of the last layer still grow: one binary place is kept for that.
+                finest = (given[0] + int(layer.scale(limited=False).max())
+                          + int(layer.output.signed))
+            elif isinstance(layer, (QuantizedAdd, QuantizedSumPool)):
+                result = sum(inputs[1:], inputs[0])
+                finest = min(given)
+                if isinstance(layer, QuantizedSumPool):
+                    result = nn.functional.avg_pool2d(result, layer.kernel, layer.stride)
+                    finest -= layer.shift
+            else:
+                scales[name] = given[0]
+                passed: Tensor = layer.eval()(*inputs)
+                return passed
+            layer.calibrate(result, finest)
+            scales[name] = int(layer.output_scale)
+            return layer.activate(result)
+        self._run(images, compute)

@@ -1,0 +1,9 @@
+"""Weight quantizers: small pure functions, and the modules that a layer holds.
+
+========  ==========================================================================
+base      the interface to a layer; exact powers of two
+terms     sums of signed powers of two: rounding, thresholds, gradients, group lasso
+flightnn  FLightNN and LightNN, made of these
+fixed     two's complement of a few bits
+========  ==========================================================================
+"""
