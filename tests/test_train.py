@@ -15,6 +15,7 @@ from train import augment, export, journal, plot, verify
 from train.data import as_tensors
 from train.methods import METHODS
 from train.networks import NETWORKS
+from train.quantizers.flightnn import TermQuantizer
 from train.recipe import RECIPES, Recipe, load_recipe
 from train.trainer import Trainer
 
@@ -189,7 +190,8 @@ def test_filters_can_be_pruned(data):
         for _ in range(3):
             trainer.run_epoch()
         layer = trainer.network.weighted[0]
-        norms = layer.weight.detach().flatten(1).norm(dim=1)
+        assert isinstance(layer.quantizer, TermQuantizer)
+        norms = torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1)
         layer.quantizer.thresholds.data[:] = norms.median() / layer.quantizer.unit
         trainer.run_epoch()
         model = export.export(trainer.network, "net", {})
