@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import io
 import json
 import platform
 import shlex
@@ -66,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="NAME",
         help="cpu, cuda, ... (auto: cuda where there is one)")
     add("--threads", type=int, default=1, metavar="N",
-        help="processor threads (default 1; results can differ in the last bit with others)")
+        help="processor threads (default 1; results can differ in the last bit with others); "
+             "several processes or GPUs: torchrun --nproc-per-node N -m train ...")
     add("--data", metavar="DIR", help="folder with the data set's files; without it they are "
                                       "taken from the user's cache, or downloaded into it")
     add("--output", metavar="FILE", help="the model file (.safetensors)")
@@ -160,8 +162,9 @@ def _epochs(trainer: Trainer, output: Path, checkpoint: Path, progress: Progress
     while trainer.epoch < total:
         progress.step(f"epoch {trainer.epoch + 1} of {total}")
         log = trainer.run_epoch(progress.update)
-        trainer.save(checkpoint)
-        save_log()
+        if trainer.group.first:
+            trainer.save(checkpoint)
+            save_log()
         each = (time.monotonic() - started) / (trainer.epoch - first)
         progress.done(f"{journal.summary(log)}, {_duration(each * (total - trainer.epoch))} left")
 
@@ -175,16 +178,19 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
     from . import journal
     from .data import as_tensors
+    from .distributed import join
     from .finish import finish_float, finish_quantized
     from .trainer import Trainer
-    device = _device(options.device)
+    group, device = join(_device(options.device))
+    if not group.first:
+        progress = Progress(io.StringIO())
     torch.set_num_threads(options.threads)
     progress.step(f"reading {recipe.dataset}")
     data = as_tensors(datasets.load(recipe.dataset, options.data, "train"),
                       datasets.load(recipe.dataset, options.data, "test"))
     progress.step("preparing")      # PyTorch loads large parts of itself only now
     init = Path(options.init) if options.init else None
-    trainer = Trainer(recipe, data, device=device, init=init)
+    trainer = Trainer(recipe, data, device=device, init=init, group=group)
     progress.done()
     checkpoint = output.with_suffix(".checkpoint")
     if options.resume:
@@ -207,6 +213,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         raise
     log["seconds"] = round(trainer.seconds)
     trainer.finish()
+    if not group.first:
+        return {}
     finish = finish_float if recipe.real else finish_quantized
     result = finish(trainer, output, log, progress)
     log["result"] = result
@@ -253,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"  {name:14} {text}")
         return 0
     result = train(options)
+    if not result:              # another process of the run has it
+        return 0
     if options.json:
         print(json.dumps(result, indent=1))
     else:

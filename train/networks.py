@@ -262,6 +262,7 @@ NETWORKS: dict[str, NamedNetwork] = {
     "digits": _chain("8c3 m2"),
     "lenet5": _chain("6c5p2 m2 16c5 m2 d120 d84"),
     "lenet-wide": _chain("20c5 m2 50c5 m2 d500"),
+    "vgg-mnist": _chain("16c3p1 16c3p1 m2 32c3p1 32c3p1 m2"),
     "resnet8": _resnet(1, (16, 32, 64)),
     "resnet20": _resnet(3, (16, 32, 64)),
     "resnet20-narrow": _resnet(3, (8, 16, 32)),
@@ -271,5 +272,6 @@ NETWORKS: dict[str, NamedNetwork] = {
     "vgg": _vgg((32, 64, 128)),
     "vgg-deep": _vgg((32, 64, 128), convolutions=3),
     "vgg-wide": _vgg((64, 128, 256), units=256),
+    "vgg-pyramid": _chain("32c3p1 m2 64c3p1 64c3p1 m2 128c3p1 128c3p1 m2 256c3p1 256c3p1 a4"),
     "t-bq-nn": NamedNetwork("T-BQ-NN: 128-128-128, 256-256-256, 512, 1024 filters", t_bq_nn),
 }

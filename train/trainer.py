@@ -26,6 +26,7 @@ from . import augment, floatfile, journal, schedule
 from .average import Average
 from .convert import convert
 from .data import Data, batches
+from .distributed import Group
 from .network import Network
 from .networks import NETWORKS
 from .recipe import Recipe
@@ -55,6 +56,8 @@ class Trainer:
         Where to compute.
     init : Path, optional
         A float network (``--method float``) to start from; see :mod:`train.floatfile`.
+    group : Group, optional
+        The processes that train together.
 
     Attributes
     ----------
@@ -73,9 +76,11 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, data: Data, *, device: str = "cpu",
-                 init: Path | None = None) -> None:
+                 init: Path | None = None, group: Group | None = None) -> None:
         dataset = DATASETS[recipe.dataset]
         self.recipe, self.device = recipe, torch.device(device)
+        self.group = group or Group()
+        self.share = self.group.share(recipe.batch_size)
         self.data = data.to(self.device)
         self.epoch = self.saved = 0
         self.seconds = 0.0
@@ -100,6 +105,7 @@ class Trainer:
         if not self.steps:
             raise UserError(f"batch_size {recipe.batch_size} is more than the {len(data.images)} "
                             "training images; use a smaller one")
+        self.parallel = self.group.wrap(self.network)
         self.teacher: Network | None = None
         self.target = (TermTarget(recipe.target_k, 0.9 * recipe.freeze) if recipe.target_k
                        else None)
@@ -188,6 +194,7 @@ class Trainer:
             self.teacher = copy.deepcopy(self.network).eval()
         self.network.fold(self._input(torch.cat(list(batches(
             self.data.images, _EVALUATION_BATCH, _CALIBRATION_IMAGES)))))
+        self.parallel = self.group.wrap(self.network)
         self.optimizer = self._optimizer()
         if self.average is not None:
             self.average = Average(self.network, self.recipe.ema)
@@ -219,7 +226,7 @@ class Trainer:
         """Cross entropy, and the difference to the float network's logits if that is wanted."""
         recipe = self.recipe
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.amp):
-            logits = self.network(images).float()
+            logits = self.parallel(images).float()
             if self.teacher is not None:
                 with torch.no_grad():
                     wanted = self.teacher(images).float()
@@ -247,6 +254,8 @@ class Trainer:
         recipe, size = self.recipe, self.recipe.batch_size
         generator = torch.Generator(self.device).manual_seed((recipe.seed << 20) + self.epoch)
         order = torch.randperm(len(self.data.images), generator=generator, device=self.device)
+        if self.group.rank:     # the order is common to all processes, what follows is not
+            generator.manual_seed((recipe.seed << 20) + self.epoch + (self.group.rank << 52))
         rate, warm_up = ((recipe.learning_rate, recipe.warm_up) if self.stage == "float"
                          else (recipe.quantized_learning_rate, _QUANTIZED_WARM_UP))
         losses = penalties = 0.0
@@ -259,7 +268,8 @@ class Trainer:
                 for layer in self.network.weighted:
                     assert layer.quantizer is not None
                     layer.quantizer.advance(progress)
-            chosen = order[step * size:(step + 1) * size]
+            first = step * size + self.group.rank * self.share
+            chosen = order[first:first + self.share]
             loss = self._loss(self._batch(chosen, generator), self.data.labels[chosen])
             penalty = self._penalty(progress)
             self.optimizer.zero_grad()
@@ -343,6 +353,7 @@ class Trainer:
                 self.teacher.load_state_dict(state["teacher"])
             self.network.drop_norms()
         self.network.load_state_dict(state["network"])
+        self.parallel = self.group.wrap(self.network)
         self.optimizer = self._optimizer()
         self.epoch += 1
         self.optimizer.load_state_dict(state["optimizer"])
