@@ -66,7 +66,7 @@ class Group:
 
 
 def join(device: str) -> tuple[Group, str]:
-    """This process's place among those that ``torchrun`` started, and its device.
+    """The place of this process among those that ``torchrun`` started, and its device.
 
     Parameters
     ----------
