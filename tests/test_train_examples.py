@@ -7,8 +7,9 @@ import pytest
 
 MODULES = ["flightrtl.datasets.imagenet", "flightrtl.samples", "train.__main__",
            "train.activation", "train.augment", "train.convert", "train.networks",
-           "train.quantizers.base", "train.quantizers.fixed", "train.quantizers.terms",
-           "train.samples", "train.schedule", "train.target", "train.verify"]
+           "train.quantizers.base", "train.quantizers.fixed", "train.quantizers.nbq",
+           "train.quantizers.terms", "train.samples", "train.schedule", "train.target",
+           "train.verify"]
 
 
 @pytest.mark.parametrize("name", MODULES)

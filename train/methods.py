@@ -10,6 +10,7 @@ from flightrtl.formats import FixedFormat, TermFormat
 from .quantizers.base import Quantizer
 from .quantizers.fixed import FixedQuantizer
 from .quantizers.flightnn import TermQuantizer
+from .quantizers.nbq import NBQQuantizer
 
 __all__ = ["METHODS", "LayerSettings", "Method"]
 
@@ -61,11 +62,14 @@ class Method:
         stay real, and there is no quantized stage.
     learns_terms : bool
         Whether the group lasso (``lambda``, ``target_k``) acts.
+    weight_bits : (int, int)
+        Least and greatest ``weight_bits`` that it has, where it has any use for them.
     """
 
     text: str
     quantizer: Callable[[int, LayerSettings], Quantizer] | None
     learns_terms: bool = False
+    weight_bits: tuple[int, int] = (1, 8)
 
 
 def _terms(max_terms: int | None, learn: bool) -> Callable[[int, LayerSettings], Quantizer]:
@@ -80,12 +84,18 @@ def _fixed(filters: int, settings: LayerSettings) -> Quantizer:
     return FixedQuantizer(filters, FixedFormat(settings.weight_bits), settings.scale_span)
 
 
+def _nbq(filters: int, settings: LayerSettings) -> Quantizer:
+    return NBQQuantizer(filters, settings.weight_bits, settings.scale_span)
+
+
 METHODS: dict[str, Method] = {
     "flightnn": Method("every filter learns its number of terms, 1 to max_terms",
                        _terms(None, True), learns_terms=True),
     "lightnn1": Method("one term in every weight", _terms(1, False)),
     "lightnn2": Method("two terms in every weight", _terms(2, False)),
-    "fixed": Method("two's complement weights of weight_bits bits", _fixed),
+    "nbq": Method("n-BQ-NN: weights of weight_bits bits, zero or one power of two", _nbq,
+                  weight_bits=(1, 5)),
+    "fixed": Method("two's complement weights of weight_bits bits", _fixed, weight_bits=(2, 8)),
     "float": Method("real-valued weights and activations: the reference, and where the others "
                     "can start from (--init)", None),
 }

@@ -168,6 +168,7 @@ class Recipe:
                 raise UserError(f"lambda_layers.{layer} must be a number from 0, not {factor!r}")
         if not isinstance(self.layers, dict):
             raise UserError(f"layers must be tables [layers.NAME], not {self.layers!r}")
+        self.layer_settings()
         for layer in self.layers:
             self.layer_settings(layer)
 
@@ -196,7 +197,13 @@ class Recipe:
                 raise UserError(f"{where} must be an integer, not {value!r}")
             else:
                 _in_range(where, key, value)
-        return LayerSettings(**values | own, prune=self.lambda_prune > 0)
+        result = LayerSettings(**values | own, prune=self.lambda_prune > 0)
+        low, high = METHODS[result.method].weight_bits
+        if not low <= result.weight_bits <= high:
+            where = "" if layer is None else f"layers.{layer}: "
+            raise UserError(f"{where}the method {result.method} has weight_bits {low} to {high}, "
+                            f"not {result.weight_bits}")
+        return result
 
     @property
     def real(self) -> bool:

@@ -5,5 +5,6 @@ base      the interface to a layer; exact powers of two
 terms     sums of signed powers of two: rounding, thresholds, gradients, group lasso
 flightnn  FLightNN and LightNN, made of these
 fixed     two's complement of a few bits
+nbq       n-BQ-NN: zero or one power of two, blended in
 ========  ==========================================================================
 """
