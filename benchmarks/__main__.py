@@ -6,9 +6,10 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import builds, components, mutations, pe, simulation, verification
+from . import accuracy_table, builds, components, mutations, pe, simulation, verification
 
-BENCHMARKS = {"builds": builds.main, "components": components.main,
+BENCHMARKS = {"accuracy": accuracy_table.main, "builds": builds.main,
+              "components": components.main,
               "mutations": mutations.main, "pe": pe.main,
               "simulation": simulation.main, "verification": verification.main}
 
