@@ -17,6 +17,8 @@ from flightrtl.model import TensorType
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .methods import METHODS, LayerSettings
 from .network import Network, Node
+from .quantizers.base import Quantizer
+from .quantizers.sparse import SparseQuantizer
 from .tracing import ConversionError, TracedLayer, Tracer
 
 __all__ = ["ConversionError", "convert"]
@@ -108,6 +110,10 @@ def _positive(layer: TracedLayer, collected: list[TracedLayer]) -> bool:
     return source is not None and (source.relu or _positive(source, collected))
 
 
+def _pruned(quantizer: Quantizer, settings: LayerSettings) -> Quantizer:
+    return SparseQuantizer(quantizer, settings.sparsity) if settings.sparsity else quantizer
+
+
 def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat) -> nn.Module:
     """One layer with the values of the module that it stands for."""
     if layer.kind == "add":
@@ -126,7 +132,7 @@ def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat
         name=layer.name, channels=channels, filters=len(weight),
         kernel=(weight.shape[2], weight.shape[3]), dense=dense, output=output,
         stride=(1, 1) if dense else layer.window[0], padding=(0, 0) if dense else layer.window[1],
-        quantizer=None if make is None else make(len(weight), settings),
+        quantizer=None if make is None else _pruned(make(len(weight), settings), settings),
         batch_norm=layer.norm is not None)
     with torch.no_grad():
         result.weight.copy_(weight)

@@ -37,6 +37,8 @@ class LayerSettings:
         See :func:`~train.quantizers.base.limit_scale`.
     prune : bool
         Whether FLightNN may take away a filter's last term.
+    sparsity : float
+        Share of the filters that are pruned from the start, see :mod:`train.quantizers.sparse`.
     """
 
     method: str = "flightnn"
@@ -47,6 +49,7 @@ class LayerSettings:
     residual_bits: int = 8
     scale_span: int = 3
     prune: bool = False
+    sparsity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ METHODS: dict[str, Method] = {
     "nbq": Method("n-BQ-NN: weights of weight_bits bits, zero or one power of two", _nbq,
                   weight_bits=(1, 5)),
     "fixed": Method("two's complement weights of weight_bits bits", _fixed, weight_bits=(2, 8)),
+    "mixed": Method("formats of each layer as the recipe's [layers] tables say, flightnn where "
+                    "none is said; python -m train.mixed writes such a recipe",
+                    _terms(None, True), learns_terms=True),
     "float": Method("real-valued weights and activations: the reference, and where the others "
                     "can start from (--init)", None),
 }

@@ -31,7 +31,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ramp": (0, 1), "freeze": (0, 1), "threshold_rate": (0, 100), "weight_bits": (1, 8),
     "residual_bits": (2, 16), "crop": (0, 64), "cutout": (0, 64), "distillation": (0, 1),
     "temperature": (0.1, 100), "ema": (0, 0.99999), "target_k": (0, 8), "momentum": (0, 0.999),
-    "warm_up": (0, 1),
+    "warm_up": (0, 1), "sparsity": (0, 0.95),
 }
 
 _LAYER_KEYS = {item.name: item.type for item in dataclasses.fields(LayerSettings)
@@ -78,6 +78,8 @@ class Recipe:
         Train in bfloat16 where that is faster. Evaluation and export are exact all the same.
     exponent_bits, max_terms, weight_bits, activation_bits, residual_bits, scale_span : int
         See :class:`train.methods.LayerSettings`.
+    sparsity : float
+        Likewise.
     logit_bits : int
         Of the result (signed).
     layers : mapping
@@ -126,6 +128,7 @@ class Recipe:
     logit_bits: int = 16
     max_terms: int = 2
     scale_span: int = 3
+    sparsity: float = 0.0
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     target_k: float = 0.0
     lambda_: float = 3e-4
@@ -193,8 +196,9 @@ class Recipe:
                     raise UserError(f"{where}: no method {value!r} for a layer; there are " +
                                     ", ".join(name for name, method in METHODS.items()
                                               if method.quantizer is not None))
-            elif isinstance(value, bool) or not isinstance(value, int):
-                raise UserError(f"{where} must be an integer, not {value!r}")
+            elif isinstance(value, bool) or not isinstance(
+                    value, (int, float) if _LAYER_KEYS[key] == "float" else int):
+                raise UserError(f"{where} must be {_kind(_LAYER_KEYS[key])}, not {value!r}")
             else:
                 _in_range(where, key, value)
         result = LayerSettings(**values | own, prune=self.lambda_prune > 0)
@@ -241,6 +245,10 @@ class Recipe:
 
 
 _OPTIMIZERS = ("adamw", "sgd")
+
+
+def _kind(annotation: object) -> str:
+    return "a number" if annotation == "float" else "an integer"
 
 
 def _in_range(shown: str, name: str, value: float) -> None:
