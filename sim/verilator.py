@@ -246,7 +246,7 @@ def _compile(sources: Sequence[Path], compiler: cpp.Compiler, folder: Path,
     # The large ones first, so that none of them is left over at the end.
     order = sorted(sources, key=lambda path: path.stat().st_size, reverse=True)
     objects = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cpp.cores()) as pool:
         try:
             for target in pool.map(one, order):
                 objects.append(target)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from flightrtl import boards, modelfile, planner
+from flightrtl import boards, modelfile, planner, toolchain
 from flightrtl.errors import BuildError, UserError
 from flightrtl.gateware import Network
 from flightrtl.progress import Progress
@@ -73,7 +73,7 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch):
 
 
 def test_cells_that_are_not_there_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(netlist.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     tool = netlist.Tool("yosys", str(tmp_path / "bin" / "yosys"), "0.99")
     with pytest.raises(BuildError, match="cell models of ice40 are not where Yosys 0.99"):
         netlist.library_cells(boards.load("ice40"), tool)
