@@ -12,6 +12,7 @@ convert        makes a quantized network of it
 data, augment  images for the trainer, and random changes of them
 recipe         everything that determines a training run; TOML recipes
 schedule       learning rates, lambda and stages over the epochs
+mixed          searches the formats of each layer: ``python -m train.mixed``
 target         steers lambda to a wanted mean number of terms
 average        moving average of the weights
 trainer        the loop, with checkpoints that resume exactly

@@ -66,7 +66,7 @@ class SparseQuantizer(Quantizer):
         if not 0 <= share < 1:
             raise ValueError(f"the share of pruned filters must be 0 to less than 1, not {share:g}")
         self.inner, self.share = inner, share
-        self.needs_progress = inner.needs_progress      # type: ignore[misc]
+        self.needs_progress = inner.needs_progress
         self.pruned: Tensor
         self.register_buffer("pruned", torch.zeros(inner.filters, dtype=torch.bool))
 
