@@ -6,10 +6,10 @@ import importlib
 import pytest
 
 MODULES = ["flightrtl.datasets.imagenet", "flightrtl.samples", "train.__main__",
-           "train.activation", "train.augment", "train.convert", "train.mixed.__main__",
-           "train.mixed.recipefile", "train.mixed.search", "train.mixed.space", "train.mixed.trial",
-           "train.networks", "train.quantizers.base", "train.quantizers.fixed",
-           "train.quantizers.nbq",
+           "train.activation", "train.augment", "train.convert", "train.distribution",
+           "train.mixed.__main__", "train.mixed.recipefile", "train.mixed.search",
+           "train.mixed.space", "train.mixed.trial", "train.networks", "train.quantizers.base",
+           "train.quantizers.binary", "train.quantizers.fixed", "train.quantizers.nbq",
            "train.quantizers.sparse", "train.quantizers.terms", "train.samples", "train.schedule",
            "train.target", "train.verify"]
 

@@ -5,6 +5,8 @@ methods        the training methods by name; number formats of a layer
 quantizers     real weights to weights of a format, one file for each kind
 activation     activations on a power-of-two grid
 layers         convolution, dense layer, addition, pooling in both stages
+binary_layers  the same for binary networks, where signs take the place of ReLU
+distribution   the distribution loss of binary networks
 network        a graph of these
 networks       named networks, as plain PyTorch modules
 tracing        reads the graph of such a module, or lists what is not supported

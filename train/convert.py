@@ -5,15 +5,19 @@ Batch norm and ReLU are merged into the convolution, dense layer or addition in 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat
-from flightrtl.model import TensorType
+from flightrtl.model import INPUT, TensorType
 
+from .binary_layers import BinaryAdd, BinaryLayer, BinaryPart, BinarySumPool
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .methods import METHODS, LayerSettings
 from .network import Network, Node
@@ -85,17 +89,21 @@ def _build(collected: list[TracedLayer], input: TensorType, settings: LayerSetti
         for name in layer.inputs:
             users.setdefault(name, []).append(layer)
     layers: dict[str, nn.Module] = {}
+    signs = _Signs(settings, {INPUT: input.format}, {INPUT: 0})
     for layer in collected:
-        own = special.get(layer.name, settings)
+        last = layer is collected[-1]
+        own = special.get(layer.name, signs.usual(layer, last))
         if layer.kind == "pool":
             layers[layer.name] = nn.MaxPool2d(layer.window[0], layer.window[1])
         elif layer.kind == "dropout":
             layers[layer.name] = layer.module or nn.Identity()
         else:
-            output = (ActivationFormat(logit_bits, signed=True) if layer is collected[-1] else
+            output = (ActivationFormat(logit_bits, signed=True) if last else
+                      ActivationFormat(1) if signs.binary and layer.relu else
                       ActivationFormat(own.activation_bits) if layer.relu or _positive(
                           layer, collected) else ActivationFormat(own.residual_bits, signed=True))
-            layers[layer.name] = _layer(layer, own, output)
+            layers[layer.name] = _layer(layer, own, output, signs, layer.relu and not last)
+        signs.note(layer, layers[layer.name])
     return Network(input, [Node(layer.name, layer.inputs) for layer in collected], layers)
 
 
@@ -114,12 +122,54 @@ def _pruned(quantizer: Quantizer, settings: LayerSettings) -> Quantizer:
     return SparseQuantizer(quantizer, settings.sparsity) if settings.sparsity else quantizer
 
 
-def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat) -> nn.Module:
+@dataclass
+class _Signs:
+    """What the layers of a binary network must know of their inputs, while it is built.
+
+    Parameters
+    ----------
+    settings : LayerSettings
+        Of the network, which is binary if the method is ``bnn``.
+    formats, offsets : dict
+        By name, of the results so far; see :mod:`train.binary_layers`.
+    """
+
+    settings: LayerSettings
+    formats: dict[str, ActivationFormat]
+    offsets: dict[str, int]
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are any."""
+        return self.settings.method == "bnn"
+
+    def usual(self, layer: TracedLayer, last: bool) -> LayerSettings:
+        """What holds for a layer if nothing is said of it."""
+        if self.binary and (last or INPUT in layer.inputs):
+            return dataclasses.replace(self.settings, method="fixed", weight_bits=8)
+        return self.settings
+
+    def before(self, layer: TracedLayer) -> int:
+        """Offset of a layer's inputs together."""
+        return sum(self.offsets[name] for name in layer.inputs)
+
+    def note(self, layer: TracedLayer, made: nn.Module) -> None:
+        """Keep what those that take its result need."""
+        source = layer.inputs[0]
+        self.formats[layer.name] = getattr(made, "output", self.formats[source])
+        self.offsets[layer.name] = (made.after if isinstance(made, BinaryPart) else
+                                    self.offsets[source])
+
+
+def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat, signs: _Signs,
+           sign: bool) -> nn.Module:
     """One layer with the values of the module that it stands for."""
     if layer.kind == "add":
-        return QuantizedAdd(layer.name, output)
+        return (BinaryAdd(layer.name, output, signs.before(layer), sign) if signs.binary else
+                QuantizedAdd(layer.name, output))
     if layer.kind == "sum_pool":
-        return QuantizedSumPool(layer.name, output, *layer.window)
+        return (BinarySumPool(layer.name, output, *layer.window, signs.before(layer), sign)
+                if signs.binary else QuantizedSumPool(layer.name, output, *layer.window))
     module = layer.module
     assert isinstance(module, (nn.Conv2d, nn.Linear))
     dense = isinstance(module, nn.Linear)
@@ -128,7 +178,13 @@ def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat
     if dense:
         weight = weight.reshape(len(weight), channels, height, width)
     make = METHODS[settings.method].quantizer
-    result = QuantizedLayer(
+    if signs.binary and settings.method not in ("bnn", "fixed"):
+        raise UserError(f"layer {layer.name}: in a network with the method bnn a layer's method "
+                        f"is bnn or fixed, not {settings.method}")
+    kind = functools.partial(
+        BinaryLayer, source=signs.formats[layer.inputs[0]], before=signs.before(layer),
+        sign=sign) if signs.binary else QuantizedLayer
+    result = kind(
         name=layer.name, channels=channels, filters=len(weight),
         kernel=(weight.shape[2], weight.shape[3]), dense=dense, output=output,
         stride=(1, 1) if dense else layer.window[0], padding=(0, 0) if dense else layer.window[1],

@@ -19,6 +19,7 @@ from flightrtl.datasets import ImageFolder
 from flightrtl.formats import IntArray
 from flightrtl.model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, SumPool
 
+from .binary_layers import BinaryAdd, BinaryLayer, BinarySumPool
 from .data import batches
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .network import Network
@@ -60,14 +61,20 @@ def _half(shift: int) -> int:
 def _weighted(layer: QuantizedLayer, sources: tuple[str, ...]) -> Convolution | Dense:
     """A layer in its quantized stage."""
     scale = layer.scale()
-    codes, k = _codes(layer, scale)
-    accumulator = scale + layer.input_scale
-    shift = (layer.output_scale - accumulator).to(torch.int64).cpu().numpy()
-    bias = _integers(layer.quantized_bias(), accumulator, f"{layer.name} bias")
-    half = np.array([_half(int(each)) for each in shift], np.int64)
     assert layer.quantizer is not None
+    if isinstance(layer, BinaryLayer):
+        weights, bias, shift = (each.cpu().numpy() for each in layer.integers())
+        kept = weights.reshape(len(weights), -1).any(axis=1)
+        codes = layer.quantizer.format.encode(weights[kept].transpose(0, 2, 3, 1))
+        k = tuple(kept.astype(int).tolist())
+    else:
+        codes, k = _codes(layer, scale)
+        accumulator = scale + layer.input_scale
+        shift = (layer.output_scale - accumulator).to(torch.int64).cpu().numpy()
+        half = np.array([_half(int(each)) for each in shift], np.int64)
+        bias = half + _integers(layer.quantized_bias(), accumulator, f"{layer.name} bias")
     common: dict[str, Any] = {
-        "name": layer.name, "inputs": sources, "terms": codes, "k": k, "bias": bias + half,
+        "name": layer.name, "inputs": sources, "terms": codes, "k": k, "bias": bias,
         "shift": shift, "scale": scale.to(torch.int64).cpu().numpy(),
         "format": layer.quantizer.format, "output": layer.output,
         "output_scale": int(layer.output_scale)}
@@ -79,17 +86,25 @@ def _weighted(layer: QuantizedLayer, sources: tuple[str, ...]) -> Convolution | 
 
 
 def _sum_pool(layer: QuantizedSumPool, sources: tuple[str, ...], scale: int) -> SumPool:
-    shift = int(layer.output_scale) - (scale - layer.shift)
+    if isinstance(layer, BinarySumPool):
+        bias, shift = layer.integers(scale)
+    else:
+        shift = int(layer.output_scale) - (scale - layer.shift)
+        bias = _half(shift)
     return SumPool(name=layer.name, inputs=sources, kernel=layer.kernel, stride=layer.stride,
-                   bias=_half(shift), shift=shift, output=layer.output,
+                   bias=bias, shift=shift, output=layer.output,
                    output_scale=int(layer.output_scale))
 
 
 def _add(layer: QuantizedAdd, sources: tuple[str, ...], scales: list[int]) -> Add:
-    common = min(scales)
-    shift = int(layer.output_scale) - common
-    return Add(name=layer.name, inputs=sources, shifts=(scales[0] - common, scales[1] - common),
-               bias=_half(shift), shift=shift, output=layer.output,
+    if isinstance(layer, BinaryAdd):
+        shifts, bias, shift = layer.integers(scales)
+    else:
+        common = min(scales)
+        shift = int(layer.output_scale) - common
+        shifts, bias = (scales[0] - common, scales[1] - common), _half(shift)
+    return Add(name=layer.name, inputs=sources, shifts=shifts, bias=bias, shift=shift,
+               output=layer.output,
                output_scale=int(layer.output_scale))
 
 

@@ -24,7 +24,7 @@ from .recipe import Recipe
 __all__ = ["load", "save"]
 
 _FORMAT = "flightrtl float network"
-_QUANTIZED = (".quantizer.", ".folded", ".input_scale", ".output_scale")
+_QUANTIZED = (".quantizer.", ".live_norm.", ".folded", ".input_scale", ".output_scale")
 _SAME = ("dataset", "network")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flightrtl.formats import FixedFormat, TermFormat
 
 from .quantizers.base import Quantizer
+from .quantizers.binary import BinaryQuantizer
 from .quantizers.fixed import FixedQuantizer
 from .quantizers.flightnn import TermQuantizer
 from .quantizers.nbq import NBQQuantizer
@@ -91,6 +92,10 @@ def _nbq(filters: int, settings: LayerSettings) -> Quantizer:
     return NBQQuantizer(filters, settings.weight_bits, settings.scale_span)
 
 
+def _binary(filters: int, settings: LayerSettings) -> Quantizer:
+    return BinaryQuantizer(filters, settings.scale_span)
+
+
 METHODS: dict[str, Method] = {
     "flightnn": Method("every filter learns its number of terms, 1 to max_terms",
                        _terms(None, True), learns_terms=True),
@@ -98,6 +103,8 @@ METHODS: dict[str, Method] = {
     "lightnn2": Method("two terms in every weight", _terms(2, False)),
     "nbq": Method("n-BQ-NN: weights of weight_bits bits, zero or one power of two", _nbq,
                   weight_bits=(1, 5)),
+    "bnn": Method("binary weights and activations; 8-bit weights in the first and last layer",
+                  _binary),
     "fixed": Method("two's complement weights of weight_bits bits", _fixed, weight_bits=(2, 8)),
     "mixed": Method("formats of each layer as the recipe's [layers] tables say, flightnn where "
                     "none is said; python -m train.mixed writes such a recipe",

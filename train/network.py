@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flightrtl.model import INPUT, TensorType
 
+from .binary_layers import BinaryPart
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 
 __all__ = ["Network", "Node"]
@@ -92,6 +93,10 @@ class Network(nn.Module):
 
         def compute(name: str, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
             given = [scales[source] for source in sources[name]]
+            if isinstance(layer, BinaryPart):
+                started = layer.start(inputs, given)
+                scales[name] = int(layer.output_scale)
+                return started
             if isinstance(layer, QuantizedLayer):
                 layer.fold()
                 layer.input_scale.fill_(given[0])

@@ -14,6 +14,7 @@ from typing import Any
 from flightrtl.datasets import DATASETS
 from flightrtl.errors import UserError
 
+from .distribution import DISTRIBUTIONS
 from .methods import METHODS, LayerSettings
 from .networks import NETWORKS
 
@@ -32,6 +33,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "residual_bits": (2, 16), "crop": (0, 64), "cutout": (0, 64), "distillation": (0, 1),
     "temperature": (0.1, 100), "ema": (0, 0.99999), "target_k": (0, 8), "momentum": (0, 0.999),
     "warm_up": (0, 1), "sparsity": (0, 0.95),
+    "distribution_weight": (0, 1e6), "distribution_until": (0, 1),
 }
 
 _LAYER_KEYS = {item.name: item.type for item in dataclasses.fields(LayerSettings)
@@ -97,6 +99,12 @@ class Recipe:
         ``freeze`` of it every filter keeps its number of terms.
     threshold_rate : float
         Learning rate of the thresholds relative to the weights'.
+    distribution : {"none", "paper", "code"}
+        Of the method ``bnn``: loss on what signs are taken of, and which form of it; see
+        :func:`train.distribution.distribution_loss`.
+    distribution_weight, distribution_until : float
+        Its weight, and the part of the quantized stage in which it acts. The authors have 60 of
+        65 epochs.
     """
 
     dataset: str
@@ -137,6 +145,9 @@ class Recipe:
     ramp: float = 0.4
     freeze: float = 0.8
     threshold_rate: float = 0.1
+    distribution: str = "none"
+    distribution_weight: float = 2.0
+    distribution_until: float = 0.92
 
     def __post_init__(self) -> None:
         for name, known in (("dataset", DATASETS), ("network", NETWORKS), ("method", METHODS)):
@@ -156,6 +167,11 @@ class Recipe:
                 _in_range(_shown(item.name), item.name, value)
         if self.optimizer not in _OPTIMIZERS:
             raise UserError(f"no optimizer {self.optimizer!r}; there are {', '.join(_OPTIMIZERS)}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise UserError(f"no distribution {self.distribution!r}; there are "
+                            f"{', '.join(DISTRIBUTIONS)}")
+        if self.distribution != "none" and self.method != "bnn":
+            raise UserError(f"distribution is for the method bnn; {self.method} takes no signs")
         if self.target_k and not self.learns_terms:
             raise UserError(f"target_k is for the method flightnn; {self.method} has a fixed cost")
         least = 0.0 if self.lambda_prune else 1.0

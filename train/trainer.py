@@ -24,9 +24,11 @@ from flightrtl.files import atomic_path
 
 from . import augment, floatfile, journal, schedule
 from .average import Average
+from .binary_layers import BinaryPart
 from .convert import convert
 from .data import Data, batches
 from .distributed import Group
+from .distribution import distribution_loss
 from .network import Network
 from .networks import NETWORKS
 from .recipe import Recipe
@@ -247,6 +249,12 @@ class Trainer:
                 assert layer.quantizer is not None
                 own = layer.quantizer.penalty(layer.weight, self.strengths(layer.name, progress))
                 total = total if own is None else total + own
+            recipe = self.recipe
+            if recipe.distribution != "none" and progress < recipe.distribution_until:
+                maps = [layer.preactivation for layer in self.network.layers.values()
+                        if isinstance(layer, BinaryPart) and layer.preactivation is not None]
+                total = total + recipe.distribution_weight * distribution_loss(
+                    maps, recipe.distribution)
         return total
 
     def _train(self, report: Report) -> tuple[float, float]:
