@@ -10,7 +10,9 @@ distribution   the distribution loss of binary networks
 network        a graph of these
 networks       named networks, as plain PyTorch modules
 tracing        reads the graph of such a module, or lists what is not supported
+spelling       what calls in that graph mean; also pooling, unsupported
 convert        makes a quantized network of it
+equivalence    compares it with the module
 data, augment  images for the trainer, and random changes of them
 recipe         everything that determines a training run; TOML recipes
 schedule       learning rates, lambda and stages over the epochs

@@ -5,6 +5,7 @@ Batch norm and ReLU are merged into the convolution, dense layer or addition in 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from flightrtl.formats import ActivationFormat
 from flightrtl.model import INPUT, TensorType
 
 from .binary_layers import BinaryAdd, BinaryLayer, BinaryPart, BinarySumPool
+from .equivalence import difference
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .methods import METHODS, LayerSettings
 from .network import Network, Node
@@ -27,21 +29,25 @@ from .tracing import ConversionError, TracedLayer, Tracer
 
 __all__ = ["ConversionError", "convert"]
 
+_TOLERANCE = 1e-3
+
 
 def convert(module: nn.Module, input: TensorType, settings: LayerSettings | None = None, *,
             layers: Mapping[str, LayerSettings] | None = None, logit_bits: int = 16) -> Network:
     """A network that computes what ``module`` computes, and that can be quantized and exported.
 
     Weights, biases and batch-norm statistics are taken over, so that a trained network can be
-    given; ``module`` itself is left as it is.
+    given; ``module`` itself is left as it is. It is converted as it computes in evaluation, and
+    both are compared on two images.
 
     Parameters
     ----------
     module : nn.Module
-        Takes images (N, C, H, W) and gives logits (N, classes). Supported: ``Conv2d`` and
-        ``Linear``, each followed by batch norm, ReLU or not; ReLU, also behind an addition;
-        ``MaxPool2d``; average pooling over a power of two of values; addition of two maps;
-        ``Flatten``, ``Dropout``, ``Identity``.
+        Takes images (N, C, H, W) and gives logits (N, classes). Supported, as modules, functions
+        or methods: ``Conv2d`` and ``Linear``, each followed by batch norm, ReLU or not; ReLU, also
+        behind an addition or a pooling; max-pooling; average pooling and the mean over rows and
+        columns, over a power of two of values; addition of two maps; ``flatten``, ``view``,
+        dropout, ``Identity``. What has weights is called once.
     input : TensorType
         Shape (height, width, channels), format and scale of the image: what ``module`` sees is
         the integers times ``2**scale``.
@@ -72,12 +78,23 @@ def convert(module: nn.Module, input: TensorType, settings: LayerSettings | None
     ['conv1', 'dense1']
     """
     settings = settings or LayerSettings()
+    module = copy.deepcopy(module).cpu().float().eval()
     collected = Tracer(module, input).collect()
-    result = _build(collected, input, settings, dict(layers or {}), logit_bits)
-    names = {layer.name for layer in collected}
+    names = [layer.name for layer in collected if layer.kind not in ("pool", "dropout")]
     for name in layers or ():
         if name not in names:
-            raise UserError(f"there is no layer {name!r}; there are {', '.join(sorted(names))}")
+            raise UserError(f"there is no layer {name!r} that settings could be given for; there "
+                            f"are {', '.join(names)}")
+    result = _build(collected, input, settings, dict(layers or {}), logit_bits)
+    try:
+        apart = difference(module, result)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise ConversionError([f"it does not compute logits of an image {input.shape}: {error}"
+                               ]) from error
+    if apart > _TOLERANCE:
+        raise ConversionError([
+            f"its logits are not those of the layers found in it (they differ by {apart:.1e}): "
+            "leave out hooks, what is random in evaluation, and values changed in place"])
     return result
 
 
@@ -96,7 +113,8 @@ def _build(collected: list[TracedLayer], input: TensorType, settings: LayerSetti
         if layer.kind == "pool":
             layers[layer.name] = nn.MaxPool2d(layer.window[0], layer.window[1])
         elif layer.kind == "dropout":
-            layers[layer.name] = layer.module or nn.Identity()
+            assert layer.module is not None
+            layers[layer.name] = layer.module
         else:
             output = (ActivationFormat(logit_bits, signed=True) if last else
                       ActivationFormat(1) if signs.binary and layer.relu else

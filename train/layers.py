@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flightrtl.formats import ActivationFormat
+from flightrtl.rules import LIMITS
 
 from . import activation
 from .quantizers.base import Quantizer, power_of_two
@@ -22,6 +23,15 @@ __all__ = ["QuantizedAdd", "QuantizedLayer", "QuantizedSumPool"]
 
 _EXACT = 1 << 24
 """Integers up to this are exact in float32."""
+
+_GREATEST_BIAS = 1 << LIMITS.accumulator_bits - 2
+_GREATEST_SCALE = 40
+"""Of activations, either way; with it, every sum of scales is one of float32."""
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64 where no gradients are wanted: sums of wide integers can have over 24 bits."""
+    return values if torch.is_grad_enabled() else values.double()
 
 
 class _Requantized(nn.Module):
@@ -53,9 +63,25 @@ class _Requantized(nn.Module):
         """What ends it in the quantized stage."""
         return activation.quantize(values, self.output, int(self.output_scale))
 
-    def calibrate(self, values: Tensor, finest: int) -> None:
-        """Choose the scale of the result on a sample of it, none below ``finest``."""
-        self.output_scale.fill_(max(activation.calibrate(values, self.output), finest))
+    def calibrate(self, values: Tensor, finest: int, *, otherwise: int = 0,
+                  limits: tuple[int, int] = (-_GREATEST_SCALE, _GREATEST_SCALE)) -> None:
+        """Choose the scale of the result on a sample of it.
+
+        Parameters
+        ----------
+        values : Tensor
+            The sample, not yet through the ReLU.
+        finest : int
+            The shift behind the layer would be negative below it.
+        otherwise : int
+            Scale of a result that is zero throughout.
+        limits : (int, int)
+            Least and greatest scale, whatever the sample says.
+        """
+        if not self.output.signed and not bool((values > 0).any()):
+            values = values.abs()       # dead: what its range would be if it came to life
+        scale = activation.calibrate(values, self.output) if bool(values.any()) else otherwise
+        self.output_scale.fill_(min(max(scale, finest, limits[0]), limits[1]))
         self.folded.fill_(True)
 
 
@@ -103,16 +129,21 @@ class QuantizedLayer(_Requantized):
     def scale(self, *, limited: bool = True) -> Tensor:
         """Scale of every filter's weights, int32 (filters,).
 
-        Limited so that the shift behind the accumulator is not negative, unless told otherwise.
+        Limited so that the shift behind the accumulator is one that hardware has, unless told
+        otherwise.
         """
         assert self.quantizer is not None
-        highest = int(self.output_scale) - int(self.input_scale) if limited else None
-        return self.quantizer.scale(self.weight, highest)
+        if not limited:
+            return self.quantizer.scale(self.weight, None)
+        highest = int(self.output_scale) - int(self.input_scale)
+        return self.quantizer.scale(self.weight, highest).clamp_min(highest - LIMITS.shift)
 
     def quantized_bias(self) -> Tensor:
         """The bias on the grid of each filter's accumulator."""
         step = power_of_two(self.scale() + self.input_scale)
-        rounded = torch.floor(self.bias.detach() / step + 0.5) * step
+        integers = torch.floor(self.bias.detach() / step + 0.5)
+        # Beyond that, the result is saturated anyway.
+        rounded = integers.clamp(-_GREATEST_BIAS, _GREATEST_BIAS) * step
         return self.bias + (rounded - self.bias).detach()
 
     def freeze(self) -> None:
@@ -168,8 +199,9 @@ class QuantizedAdd(_Requantized):
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         """Both maps have the same shape."""
-        values = one + other
-        return self.requantize(values) if bool(self.folded) else self.activate(values)
+        if not bool(self.folded):
+            return self.activate(one + other)
+        return self.requantize(_exact(one) + other)
 
 
 class QuantizedSumPool(_Requantized):
@@ -194,6 +226,9 @@ class QuantizedSumPool(_Requantized):
         self.shift = area.bit_length() - 1
 
     def forward(self, values: Tensor) -> Tensor:
-        """Sums of integers of at most 16 bits over a window, and so exact."""
-        values = functional.avg_pool2d(values.float(), self.kernel, self.stride)
-        return self.requantize(values) if bool(self.folded) else self.activate(values)
+        """Sums of integers over a window."""
+        if not bool(self.folded):
+            return self.activate(functional.avg_pool2d(values.float(), self.kernel,
+                                                        self.stride))
+        values = _exact(values.float())
+        return self.requantize(functional.avg_pool2d(values, self.kernel, self.stride))

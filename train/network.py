@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flightrtl.model import INPUT, TensorType
+from flightrtl.rules import LIMITS
 
 from .binary_layers import BinaryPart
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
@@ -51,6 +52,7 @@ class Network(nn.Module):
         super().__init__()
         self.input, self.nodes = input, nodes
         self.layers = nn.ModuleDict(layers)
+        self.inputs = {node.name: node.inputs for node in nodes}
         self.last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
 
     @property
@@ -65,11 +67,15 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Real-valued logits (N, classes) of integer images (N, C, H, W) in floating point."""
-        return self._run(images, lambda name, layer, inputs: layer(*inputs))
+        return self.run(images, lambda name, layer, inputs: layer(*inputs))
 
-    def _run(self, images: Tensor,
-             compute: Callable[[str, nn.Module, list[Tensor]], Tensor]) -> Tensor:
-        """Go through the graph, keeping no map longer than it is needed."""
+    def run(self, images: Tensor,
+            compute: Callable[[str, nn.Module, list[Tensor]], Tensor]) -> Tensor:
+        """Go through the graph with a computation of one's own, keeping no map longer than needed.
+
+        ``compute`` is given each node's name, its layer and its inputs; what it gives for the last
+        one is flattened. :meth:`forward` calls the layers.
+        """
         maps = {INPUT: images * 2.0 ** self.input.scale}
         for index, node in enumerate(self.nodes):
             result = compute(node.name, self.layers[node.name],
@@ -88,17 +94,32 @@ class Network(nn.Module):
     @torch.no_grad()
     def fold(self, images: Tensor) -> None:
         """End the float stage; scales of activations are chosen on ``images``."""
+        limits: dict[str, tuple[int, int]] = {}
+        for _ in range(2 * len(self.nodes) + 1):        # each time, one more scale has a limit
+            if not self._calibrate(images, limits):
+                return
+
+    def _owner(self, name: str) -> str:
+        """The layer that determines the scale of a result."""
+        while name in self.layers and not hasattr(self.layers[name], "output_scale"):
+            name = self.inputs[name][0]
+        return name
+
+    def _calibrate(self, images: Tensor, limits: dict[str, tuple[int, int]]) -> bool:
+        """Choose all scales; whether it found a limit to one, with which to begin again."""
         scales = {INPUT: self.input.scale}
-        sources = {node.name: node.inputs for node in self.nodes}
+        found = False
 
         def compute(name: str, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
-            given = [scales[source] for source in sources[name]]
+            nonlocal found
+            given = [scales[source] for source in self.inputs[name]]
             if isinstance(layer, BinaryPart):
                 started = layer.start(inputs, given)
                 scales[name] = int(layer.output_scale)
                 return started
             if isinstance(layer, QuantizedLayer):
-                layer.fold()
+                if not bool(layer.folded):
+                    layer.fold()
                 layer.input_scale.fill_(given[0])
                 result = layer.convolve(inputs[0], layer.weight, layer.bias)
                 # No finer than the accumulator, or the shift behind it would be negative. Weights
@@ -111,11 +132,29 @@ class Network(nn.Module):
                 if isinstance(layer, QuantizedSumPool):
                     result = nn.functional.avg_pool2d(result, layer.kernel, layer.stride)
                     finest -= layer.shift
+                elif max(given) - finest > LIMITS.add_shift:
+                    found |= self._bring_together(name, given, limits)
             else:
                 scales[name] = given[0]
                 passed: Tensor = layer.eval()(*inputs)
                 return passed
-            layer.calibrate(result, finest)
+            bounds = {"limits": limits[name]} if name in limits else {}
+            layer.calibrate(result, finest, otherwise=max(given), **bounds)
             scales[name] = int(layer.output_scale)
             return layer.activate(result)
-        self._run(images, compute)
+        self.run(images, compute)
+        return found
+
+    def _bring_together(self, name: str, given: list[int],
+                        limits: dict[str, tuple[int, int]]) -> bool:
+        """Limit the scale of an addition's operand, so that hardware can shift it to the other's.
+
+        The finer one is made coarser, unless it is the image, whose scale is given.
+        """
+        fine, coarse = (self._owner(self.inputs[name][given.index(each)])
+                        for each in (min(given), max(given)))
+        if fine != INPUT:
+            limits[fine] = max(given) - LIMITS.add_shift, max(given)
+        else:
+            limits[coarse] = min(given), min(given) + LIMITS.add_shift
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +15,25 @@ from torch.nn import functional
 
 from flightrtl.errors import UserError
 from flightrtl.model import INPUT, TensorType
+from flightrtl.rules import LIMITS
+
+from .pooling import POOLINGS, pooling
+from .spelling import convolution, dropout_share, flattens, operands
+from .unsupported import PASSING, hint
 
 __all__ = ["ConversionError", "TracedLayer", "Tracer"]
 
-_RELUS = {nn.ReLU, functional.relu, torch.relu, "relu", "relu_"}
+_RELUS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_SHAPES = {nn.Flatten, torch.flatten, "flatten", nn.Identity, "contiguous"}
-_DROPOUTS = {nn.Dropout, nn.Dropout2d, functional.dropout}
-_POOLS = {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, functional.max_pool2d,
-          functional.avg_pool2d, functional.adaptive_avg_pool2d}
-_HINTS: dict[object, str] = {
-    nn.ReLU6: "use nn.ReLU: values are clamped to the activation format anyway",
-    nn.LeakyReLU: "use nn.ReLU", nn.GELU: "use nn.ReLU", nn.SiLU: "use nn.ReLU",
-    nn.Hardswish: "use nn.ReLU", nn.Sigmoid: "use nn.ReLU, or leave it out behind the logits",
-    nn.Softmax: "leave it out: the class is the largest logit", functional.softmax:
-    "leave it out: the class is the largest logit", torch.cat: "add the maps instead",
-    operator.mul: "only additions join branches", nn.LayerNorm: "use nn.BatchNorm2d",
-    nn.GroupNorm: "use nn.BatchNorm2d", nn.InstanceNorm2d: "use nn.BatchNorm2d",
-}
+_FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape}
+_SAME = {nn.Identity, "contiguous"}
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    nn.Dropout: nn.Dropout, functional.dropout: nn.Dropout,
+    nn.Dropout2d: nn.Dropout2d, functional.dropout2d: nn.Dropout2d}
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+_KNOWN: set[Any] = {nn.Conv2d, nn.Linear, *_NORMS, *_RELUS, *_ADDS, *_FLATTENS, *_SAME, *_DROPOUTS,
+                    *POOLINGS}
+_SIZES = {"size", "dim"}
 
 
 class ConversionError(UserError):
@@ -65,12 +67,22 @@ class TracedLayer:
 
 
 class Tracer:
-    """Reads the graph of a module, node by node, and notes what is wrong."""
+    """Reads the graph of a module, node by node, and notes what is wrong.
+
+    A node that is not supported is still followed as far as the shape of its result is known, so
+    that one pass finds all problems.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation.
+    input : TensorType
+        The image.
+    """
 
     def __init__(self, module: nn.Module, input: TensorType) -> None:
         self.problems: list[str] = []
         self.layers: dict[str, TracedLayer] = {}
-        self.counts: dict[str, int] = {}
         height, width, channels = input.shape
         self.shapes: dict[str, tuple[int, int, int]] = {INPUT: (channels, height, width)}
         try:
@@ -79,28 +91,48 @@ class Tracer:
             raise ConversionError([f"its forward() cannot be traced by torch.fx: {error}. Write "
                                    "it without conditions that depend on values"]) from error
         self.modules = dict(module.named_modules())
-        self.values: dict[fx.Node, str] = {}      # by whom a node's value is made
-        self.unknown: set[fx.Node] = set()        # behind a layer that is not supported
+        self.reserved = {_clean(name) for name in self.modules}
+        self.values: dict[fx.Node, str] = {}      # by which layer a node's value is made
+        self.flat: set[fx.Node] = set()           # values without rows and columns
+        self.numbers: set[fx.Node] = set()        # sizes of tensors
+        for node in self.graph.nodes:
+            if node.op == "call_method" and node.target in _SIZES or (
+                    node.target is getattr and node.args[1] == "shape") or (
+                    node.all_input_nodes and self.numbers.issuperset(node.all_input_nodes)):
+                self.numbers.add(node)
+        self.called: dict[int, str] = {}          # whose weights were met before
 
     def collect(self) -> list[TracedLayer]:
-        """The layers in order."""
-        inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
-        if len(inputs) != 1:
-            raise ConversionError([f"it takes {len(inputs)} tensors: a network takes one image"])
+        """The layers in order, without those that the result does not depend on."""
+        result = ""
+        images = 0
         for node in self.graph.nodes:
             if node.op == "placeholder":
-                self.values[node] = INPUT
+                if node.args and not node.users:    # an option that is not used
+                    continue
+                images += 1
+                if images == 1:
+                    self.values[node] = INPUT
             elif node.op == "get_attr":
                 self._refuse(node, "reads a parameter directly: use a layer for it")
             elif node.op == "output":
-                self._output(node)
+                result = self._output(node)
             else:
                 self._call(node)
+        if images != 1:
+            self.problems.insert(0, f"it takes {images} tensors: a network takes one image")
+        needed = {result}
+        for layer in reversed(self.layers.values()):
+            if layer.name in needed:
+                needed.update(layer.inputs)
+        if len(needed) > LIMITS.layers:
+            self.problems.append(f"it has {len(needed)} layers: at most {LIMITS.layers} are "
+                                 "supported")
         if self.problems:
             raise ConversionError(self.problems)
-        return list(self.layers.values())
+        return [layer for layer in self.layers.values() if layer.name in needed]
 
-    def _what(self, node: fx.Node) -> object:
+    def _what(self, node: fx.Node) -> Any:
         """What a node calls: the class of a module, a function, or the name of a method."""
         return type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
 
@@ -109,212 +141,228 @@ class Tracer:
         label = what if isinstance(what, str) else getattr(what, "__name__", str(what))
         self.problems.append(f"{node.target if node.op == 'call_module' else node.name} "
                              f"({label}): {why}")
-        self.unknown.add(node)
 
-    def _output(self, node: fx.Node) -> None:
+    def _output(self, node: fx.Node) -> str:
+        """Checks the result; the name of the layer that makes it."""
         result = node.args[0]
         if not isinstance(result, fx.Node):
             self.problems.append("its result must be one tensor, the logits")
-        elif result not in self.unknown:
-            name = self.values[result]
-            layer = self.layers.get(name)
-            if layer is None or layer.kind not in ("conv", "dense") or layer.relu:
-                self.problems.append(f"{name}: the last layer gives the logits and must be a "
-                                     "convolution or a Linear without ReLU")
-            elif layer.shape[1:] != (1, 1):
-                self.problems.append(f"{name}: the logits must be one row and one column, not "
-                                     f"{layer.shape[1]} x {layer.shape[2]}: append a Linear")
+            return ""
+        if result not in self.values:
+            return ""
+        name = self.values[result]
+        layer = self.layers.get(name)
+        if layer is None or layer.kind not in ("conv", "dense") or layer.relu:
+            self.problems.append(f"{name}: the last layer gives the logits and must be a "
+                                 "convolution or a Linear without ReLU")
+        elif layer.shape[1:] != (1, 1):
+            self.problems.append(f"{name}: the logits must be one row and one column, not "
+                                 f"{layer.shape[1]} x {layer.shape[2]}: append a Linear")
+        return name
 
     def _call(self, node: fx.Node) -> None:
-        sources = [each for each in node.args if isinstance(each, fx.Node)]
-        if any(source in self.unknown for source in sources):
-            self.unknown.add(node)
-            self._supported(node)
-            return
-        if not self._supported(node):
-            return
         what = self._what(node)
+        sources = node.all_input_nodes
+        if node in self.numbers:
+            return
+        if what not in _KNOWN:
+            self._refuse(node, hint(what))
+            if what in PASSING and sources and sources[0] in self.values:
+                self._pass(node, sources[0])
+            return
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
-        before = self.values[sources[0]] if sources else INPUT
-        if what in _SHAPES or what in _DROPOUTS and not self._drops(node, module):
-            self.values[node] = before
-        elif what in _RELUS or isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
-            self._merge(node, sources[0], module)
-        elif isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.Linear, *_NORMS)):
+            self._once(node, module)
+        known = [source for source in sources if source in self.values]
+        before = known[0] if known and not (set(sources) - set(known) - self.numbers) else None
+        if isinstance(module, nn.Conv2d):
             self._convolution(node, before, module)
+        elif what in POOLINGS:
+            self._pooling(node, before, module)
+        elif isinstance(module, _NORMS) and module.running_mean is None:
+            self._refuse(node, "has no running statistics: use track_running_stats=True")
+        elif before is None:
+            return
+        elif what in _SAME:
+            self._pass(node, before)
+        elif what in _FLATTENS:
+            self._flatten(node, before, module)
+        elif what in _RELUS or isinstance(module, _NORMS):
+            self._merge(node, before, module)
         elif isinstance(module, nn.Linear):
             self._linear(node, before, module)
         elif what in _ADDS:
-            self._addition(node)
-        elif what in _DROPOUTS:
-            self._add(node, TracedLayer("", "dropout", (before,), self.shapes[before],
-                                   self.shapes[before], module))
+            self._addition(node, before)
         else:
-            self._pooling(node, before, module)
+            self._dropout(node, before, _DROPOUTS[what], module)
 
-    def _supported(self, node: fx.Node) -> bool:
-        what = self._what(node)
-        known: set[Any] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, "mean",
-                           torch.mean, *_RELUS, *_ADDS, *_SHAPES, *_DROPOUTS, *_POOLS}
-        if what in known:
-            return True
-        hint = _HINTS.get(what, "it is not supported: see the documentation of convert() for what "
-                                "is, or leave it out")
-        self._refuse(node, hint)
-        return False
+    def _once(self, node: fx.Node, module: nn.Module) -> None:
+        """Refuse weights that were used before: each layer of hardware has its own."""
+        for part in (module, *module.parameters(recurse=False)):
+            if (other := self.called.get(id(part))) is not None:
+                self._refuse(node, f"shares its weights with {other}, which was called before: "
+                                   "give each layer weights of its own")
+                return
+        self.called |= {id(part): str(node.target)
+                        for part in (module, *module.parameters(recurse=False))}
 
-    @staticmethod
-    def _drops(node: fx.Node, module: nn.Module | None) -> bool:
-        return isinstance(module, (nn.Dropout, nn.Dropout2d)) and module.p > 0
+    def _pass(self, node: fx.Node, before: fx.Node, *, flat: bool | None = None) -> None:
+        """A node whose value is, here, that of another."""
+        self.values[node] = self.values[before]
+        if before in self.flat if flat is None else flat:
+            self.flat.add(node)
 
-    def _add(self, node: fx.Node, layer: TracedLayer) -> None:
+    def _add(self, node: fx.Node, layer: TracedLayer, *, flat: bool = False) -> None:
         """Note a layer under a name of its own."""
-        name = re.sub(r"\W", "_", str(node.target) if node.op == "call_module" else "").lower()
-        if not re.match(r"[a-z]", name) or name == INPUT or name in self.layers:
-            number = self.counts.get(layer.kind, 0)
-            while True:
+        name = _clean(str(node.target)) if node.op == "call_module" else ""
+        if not re.fullmatch(f"[a-z][a-z0-9_]{{0,{LIMITS.name - 1}}}", name) or (
+                name == INPUT or name in self.layers):
+            number = 1
+            while (name := f"{layer.kind}{number}") in self.layers or name in self.reserved:
                 number += 1
-                name = f"{layer.kind}{number}"
-                if name not in self.layers:
-                    break
-            self.counts[layer.kind] = number
         layer.name = name
-        self.layers[name] = layer
-        self.shapes[name] = layer.shape
-        self.values[node] = name
         if min(layer.shape) < 1:
             self._refuse(node, f"an image of {self.shapes[INPUT][1]} x {self.shapes[INPUT][2]} is "
                                "too small for this network: choose another network")
+            return
+        self.layers[name] = layer
+        self.shapes[name] = layer.shape
+        self.values[node] = name
+        if flat:
+            self.flat.add(node)
 
-    def _merge(self, node: fx.Node, source: fx.Node, module: nn.Module | None) -> None:
+    def _map(self, node: fx.Node, before: fx.Node) -> bool:
+        """Whether a layer that needs rows and columns has them."""
+        if before in self.flat:
+            self._refuse(node, "must not stand behind a Flatten: it needs rows and columns")
+        return before not in self.flat
+
+    def _chain(self, node: fx.Node, name: str, kinds: Sequence[str]) -> list[str] | None:
+        """Layers of ``kinds`` from ``name`` upwards, and the one above; None if another uses them.
+
+        What is merged into that one changes all of them.
+        """
+        result = [name]
+        while result[-1] in self.layers and self.layers[result[-1]].kind in kinds:
+            result.append(self.layers[result[-1]].inputs[0])
+        users = {node}
+        for each in result:
+            if (layer := self.layers.get(each)) is not None and layer.relu:
+                break                   # nothing will be merged
+            mine = {value for value, owner in self.values.items() if owner == each}
+            if {user for value in mine for user in value.users} - mine - users - self.numbers:
+                self._refuse(node, f"the value of {each} in front of it is used elsewhere too: "
+                                   "give the other user the value behind it")
+                return None
+            users = mine
+        return result
+
+    def _merge(self, node: fx.Node, before: fx.Node, module: nn.Module | None) -> None:
         """ReLU or batch norm, merged into the layer in front of it."""
-        layer = self.layers.get(self.values[source])
-        norm = module if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) else None
-        if layer is not None and norm is None and layer.relu:
-            self.values[node] = layer.name          # a second ReLU changes nothing
-        elif layer is None or layer.kind not in (("conv", "dense") if norm is not None else
-                                                 ("conv", "dense", "add", "sum_pool")):
-            self._refuse(node, "must stand behind a convolution or a Linear" + (
-                "" if norm is not None else ", an addition or an average pooling"))
-        elif norm is not None and (layer.norm is not None or layer.relu):
-            self._refuse(node, "must stand directly behind a convolution or a Linear")
-        elif len(source.users) > 1:
-            self._refuse(node, f"the value of {layer.name} in front of it is used elsewhere too: "
-                               "give the other user the value behind it")
-        else:
-            self.values[node] = layer.name
-            if norm is None:
-                layer.relu = True
-            elif norm.running_mean is None:
-                self._refuse(node, "has no running statistics: use track_running_stats=True")
+        norm = module if isinstance(module, _NORMS) else None
+        # Behind a max-pooling or a dropout, a ReLU does what it would do in front of it.
+        chain = self._chain(node, self.values[before], () if norm is not None
+                            else ("pool", "dropout"))
+        self._pass(node, before)
+        if chain is None:
+            return
+        layer = self.layers.get(chain[-1])
+        if norm is None:
+            if layer is None or layer.kind not in ("conv", "dense", "add", "sum_pool"):
+                self._refuse(node, "must stand behind a convolution or a Linear, an addition or an "
+                                   "average pooling")
             else:
-                layer.norm = norm
+                layer.relu = True
+            return
+        flat = isinstance(norm, nn.BatchNorm1d)
+        if layer is None or layer.kind not in ("conv", "dense") or layer.norm or layer.relu:
+            self._refuse(node, "must stand directly behind a convolution or a Linear")
+        elif (before in self.flat) != flat or flat and layer.shape[1:] != (1, 1):
+            self._refuse(node, f"use nn.BatchNorm{'2' if flat else '1'}d here")
+        elif norm.num_features != layer.shape[0]:
+            self._refuse(node, f"has {norm.num_features} features, but {layer.name} has "
+                               f"{layer.shape[0]} channels: make them equal")
+        else:
+            layer.norm = norm
 
-    def _convolution(self, node: fx.Node, before: str, module: nn.Conv2d) -> None:
-        channels, height, width = self.shapes[before]
-        padding = module.padding
-        if padding == "same" and module.stride == (1, 1) and all(
-                size % 2 for size in module.kernel_size):
-            padding = (module.kernel_size[0] // 2, module.kernel_size[1] // 2)
-        elif padding == "valid":
-            padding = (0, 0)
-        for wrong, why in (
-                (module.groups != 1, f"groups must be 1, not {module.groups}"),
-                (module.dilation != (1, 1), f"dilation must be 1, not {module.dilation}"),
-                (module.padding_mode != "zeros" and any(padding), "padding must be with zeros"),
-                (isinstance(padding, str), f"padding {padding!r} must be given as numbers"),
-                (module.in_channels != channels, f"it takes {module.in_channels} channels, but "
-                                                 f"its input has {channels}")):
-            if wrong:
-                self._refuse(node, why)
-                return
-        assert not isinstance(padding, str)
-        size = [(extent + 2 * pad - kernel) // stride + 1 for extent, pad, kernel, stride in zip(
-            (height, width), padding, module.kernel_size, module.stride, strict=True)]
-        self._add(node, TracedLayer("", "conv", (before,), (module.out_channels, size[0], size[1]),
-                               self.shapes[before], module,
-                               window=(module.stride, padding)))   # type: ignore[arg-type]
+    def _filters(self, node: fx.Node, number: int) -> None:
+        if number > LIMITS.side:
+            self._refuse(node, f"has {number} filters: at most {LIMITS.side} are supported")
 
-    def _linear(self, node: fx.Node, before: str, module: nn.Linear) -> None:
-        if module.in_features != math.prod(self.shapes[before]):
+    def _convolution(self, node: fx.Node, before: fx.Node | None, module: nn.Conv2d) -> None:
+        shape = None if before is None else self.shapes[self.values[before]]
+        problems, padding, size = convolution(module, shape)
+        for problem in problems:
+            self._refuse(node, problem)
+        self._filters(node, module.out_channels)
+        if shape is not None and before is not None and self._map(node, before):
+            stride = module.stride[0], module.stride[1]
+            self._add(node, TracedLayer("", "conv", (self.values[before],),
+                                        (module.out_channels, *size), shape, module,
+                                        window=(stride, padding)))
+
+    def _linear(self, node: fx.Node, before: fx.Node, module: nn.Linear) -> None:
+        shape = self.shapes[self.values[before]]
+        if before not in self.flat:
+            self._refuse(node, "must stand behind a Flatten")
+        elif module.in_features != math.prod(shape):
             self._refuse(node, f"it takes {module.in_features} values, but its input has "
-                               f"{' x '.join(map(str, self.shapes[before]))}: images of "
-                               "another size, or a Flatten in the wrong place")
-            return
-        self._add(node, TracedLayer("", "dense", (before,), (module.out_features, 1, 1),
-                               self.shapes[before], module))
+                               f"{' x '.join(map(str, shape))}: images of another size, or layers "
+                               "missing in front of it")
+        self._filters(node, module.out_features)
+        self._add(node, TracedLayer("", "dense", (self.values[before],),
+                                    (module.out_features, 1, 1), shape, module), flat=True)
 
-    def _addition(self, node: fx.Node) -> None:
-        operands = node.args[:2]
-        if len(operands) != 2 or not all(isinstance(each, fx.Node) for each in operands) or (
-                node.kwargs.get("alpha", 1) != 1):
-            self._refuse(node, "only two feature maps can be added")
+    def _flatten(self, node: fx.Node, before: fx.Node, module: nn.Module | None) -> None:
+        if not flattens(self._what(node), node, module, self.shapes[self.values[before]],
+                        before in self.flat):
+            self._refuse(node, "must keep the first dimension and join all others: use flatten(1)")
+        self._pass(node, before, flat=True)
+
+    def _addition(self, node: fx.Node, before: fx.Node) -> None:
+        terms = operands(node)
+        known = [each for each in terms if isinstance(each, fx.Node) and each in self.values]
+        self._pass(node, before)
+        if len(terms) != 2 or len(known) != 2:
+            self._refuse(node, "only two feature maps can be added, without a factor")
             return
-        names = tuple(self.values[each] for each in operands)    # type: ignore[index]
+        names = self.values[known[0]], self.values[known[1]]
         one, other = (self.shapes[name] for name in names)
-        if one != other:
+        if one != other or (known[0] in self.flat) != (known[1] in self.flat):
             self._refuse(node, f"its operands must have the same shape, not {one} and {other}")
             return
-        self._add(node, TracedLayer("", "add", names, one, one))
+        self._add(node, TracedLayer("", "add", names, one, one), flat=before in self.flat)
 
-    def _pooling(self, node: fx.Node, before: str, module: nn.Module | None) -> None:
-        arguments = _Pooling.of(self._what(node), node, module, self.shapes[before])
-        if isinstance(arguments, str):
-            self._refuse(node, arguments)
-            return
-        kind, kernel, stride = arguments
-        channels, height, width = self.shapes[before]
-        if kernel == stride == (1, 1):
-            self.values[node] = before
-            return
-        area = kernel[0] * kernel[1]
-        if kind == "sum_pool" and area & (area - 1):
-            self._refuse(node, f"averages {area} values: the number must be a power of two, "
-                               "since the hardware divides by shifting")
-            return
-        shape = (channels, (height - kernel[0]) // stride[0] + 1,
-                 (width - kernel[1]) // stride[1] + 1)
-        self._add(node, TracedLayer("", kind, (before,), shape, self.shapes[before], module,
-                               window=(kernel, stride)))
-
-
-class _Pooling:
-    """The arguments of the many ways to write a pooling."""
-
-    @staticmethod
-    def of(what: object, node: fx.Node, module: nn.Module | None,
-           shape: tuple[int, int, int]) -> str | tuple[str, tuple[int, int], tuple[int, int]]:
-        """Kind, kernel and stride; or why it is not supported."""
-        values: dict[str, Any] = dict(node.kwargs)
-        size = shape[1:]
-        if what in ("mean", torch.mean):
-            given: Any = node.args[1] if len(node.args) > 1 else values.get("dim")
-            axes: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given or ())
-            if sorted(axis % 4 for axis in axes) != [2, 3]:
-                return "only the mean over rows and columns (2, 3) is supported"
-            return "sum_pool", size, size
-        names = ["output_size"] if what in (nn.AdaptiveAvgPool2d, functional.adaptive_avg_pool2d) \
-            else ["kernel_size", "stride", "padding"]
-        if module is not None:
-            values = {name: getattr(module, name, None)
-                      for name in (*names, "dilation", "ceil_mode", "count_include_pad")}
+    def _dropout(self, node: fx.Node, before: fx.Node, kind: type[nn.Module],
+                 module: nn.Module | None) -> None:
+        """A dropout of its own, so that the given module stays as it is."""
+        share, name = dropout_share(node, module), self.values[before]
+        if share:
+            self._add(node, TracedLayer("", "dropout", (name,), self.shapes[name],
+                                        self.shapes[name], kind(share)), flat=before in self.flat)
         else:
-            values |= dict(zip(names, node.args[1:], strict=False))
-        if names == ["output_size"]:
-            wanted = _pair(values["output_size"])
-            if any(extent % want for extent, want in zip(size, wanted, strict=True)):
-                return f"{wanted} windows do not divide the map {size} evenly"
-            kernel = size[0] // wanted[0], size[1] // wanted[1]
-            return "sum_pool", kernel, kernel
-        if _pair(values.get("padding") or 0) != (0, 0):
-            return "pooling with padding is not supported: pad the convolution in front"
-        if _pair(values.get("dilation") or 1) != (1, 1) or values.get("ceil_mode"):
-            return "pooling with dilation or ceil_mode is not supported"
-        kernel = _pair(values["kernel_size"])
-        stride = _pair(values.get("stride") or kernel)
-        kind = "pool" if what in (nn.MaxPool2d, functional.max_pool2d) else "sum_pool"
-        return kind, kernel, stride
+            self._pass(node, before)
+
+    def _pooling(self, node: fx.Node, before: fx.Node | None, module: nn.Module | None) -> None:
+        shape = None if before is None else self.shapes[self.values[before]]
+        found = pooling(self._what(node), node, module, None if shape is None else shape[1:])
+        if isinstance(found, str):
+            self._refuse(node, found)
+        elif (found is not None and before is not None and shape is not None
+                and self._map(node, before)):
+            kind, kernel, stride = found
+            keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+            flat = self._what(node) in ("mean", torch.mean) and not keeps
+            if kernel == stride == (1, 1):
+                self._pass(node, before, flat=flat)
+                return
+            size = [(extent - side) // step + 1 for extent, side, step in zip(
+                shape[1:], kernel, stride, strict=True)]
+            self._add(node, TracedLayer("", kind, (self.values[before],),
+                                        (shape[0], size[0], size[1]), shape, module,
+                                        window=(kernel, stride)), flat=flat)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def _clean(name: str) -> str:
+    """An attribute's name as the name of a layer."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII).lower()
