@@ -12,7 +12,7 @@ from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat
 from flightrtl.model import Add, Convolution, SumPool, TensorType, WeightedLayer
 from train import __main__ as command
-from train import export, floatfile
+from train import export, floatfile, verify
 from train.binary_layers import BinaryLayer
 from train.convert import convert
 from train.data import as_tensors
@@ -104,8 +104,11 @@ def test_a_residual_network_is_exact(stirred):
     assert modelfile.check(model) == []
     mismatches, logits = export.compare(network, model, images(60, 2))
     assert mismatches == 0
+    # The scales in the file fit together, too.
+    integers = images(60, 2).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(verify.fake_quantized(model, integers), logits)
     assert np.ptp(logits, axis=0).all()
-    trace = golden.trace(model, images(60, 2).permute(0, 2, 3, 1).numpy())
+    trace = golden.trace(model, integers)
     bits = [layer.name for layer in model.layers if getattr(layer, "output", None)
             == ActivationFormat(1)]
     assert {"conv", "block1_conv1", "block2_conv1", "side"} <= set(bits)

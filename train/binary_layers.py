@@ -301,13 +301,12 @@ class BinaryAdd(BinaryPart, QuantizedAdd):
 
     def integers(self, scales: list[int]) -> tuple[tuple[int, int], int, int]:
         """Shifts to the left, bias, and shift, for inputs of these scales."""
-        common = min([*scales, 0]) if self.before else min(scales)
-        offset = self.before * (1 << -common) if self.before else 0
-        shifts = (scales[0] - common, scales[1] - common)
-        if self.sign:                       # v + offset >= 0, that is v + (offset + 1) >= 1
-            return shifts, offset + 1, 0
+        common = min([*scales, 0])          # not above 0, so that the offset is an integer
+        offset = self.before << -common
         shift = int(self.output_scale) - common
-        return shifts, offset + (1 << shift >> 1), shift
+        # A sign: v + offset >= 0 exactly if (v + offset + 2^shift) >> shift is 1 or more.
+        bias = offset + (1 << shift if self.sign else 1 << shift >> 1)
+        return (scales[0] - common, scales[1] - common), bias, shift
 
 
 class BinarySumPool(BinaryPart, QuantizedSumPool):

@@ -67,6 +67,8 @@ def _weighted(layer: QuantizedLayer, sources: tuple[str, ...]) -> Convolution | 
         kept = weights.reshape(len(weights), -1).any(axis=1)
         codes = layer.quantizer.format.encode(weights[kept].transpose(0, 2, 3, 1))
         k = tuple(kept.astype(int).tolist())
+        # That of a weight times the factor of the batch norm, if that is more than a threshold.
+        scale = int(layer.output_scale) - int(layer.input_scale) - torch.tensor(shift)
     else:
         codes, k = _codes(layer, scale)
         accumulator = scale + layer.input_scale
