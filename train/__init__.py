@@ -24,6 +24,8 @@ floatfile      float networks on disk, to start from
 journal        progress lines, JSON and CSV logs
 export         the trained network as integers, proved equal to the golden model
 finish         the files that a run leaves
+posttrain      a float network as integers without training: ``python -m train.posttrain FLOAT``
+calibration    chooses its terms and corrects its biases, by looking at images
 verify         the same proof for a model file: ``python -m train.verify MODEL``
 plot           a picture of a log: ``python -m train.plot LOG.json``
 samples        writes the sample images that the package brings along

@@ -21,7 +21,7 @@ from flightrtl.files import atomic_path
 from .network import Network
 from .recipe import Recipe
 
-__all__ = ["load", "save"]
+__all__ = ["load", "provenance", "save"]
 
 _FORMAT = "flightrtl float network"
 _QUANTIZED = (".quantizer.", ".live_norm.", ".folded", ".input_scale", ".output_scale")
@@ -42,14 +42,8 @@ def save(network: Network, path: Path, provenance: Mapping[str, Any]) -> None:
         save_file(tensors, temporary, {"flightrtl": text})
 
 
-def load(network: Network, path: Path, recipe: Recipe) -> dict[str, Any]:
-    """Read what :func:`save` wrote into a network in its float stage; its provenance.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, something else, or of another network or data set.
-    """
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says of itself, and its tensors."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("flightrtl", "{}"))
@@ -62,6 +56,29 @@ def load(network: Network, path: Path, recipe: Recipe) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise UserError(f"{path}: this is not a float network (a model file cannot be trained any "
                         "further); train one with --method float")
+    return about, tensors
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """The provenance of what :func:`save` wrote.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged or something else.
+    """
+    return _read(path)[0]
+
+
+def load(network: Network, path: Path, recipe: Recipe) -> dict[str, Any]:
+    """Read what :func:`save` wrote into a network in its float stage; its provenance.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged, something else, or of another network or data set.
+    """
+    about, tensors = _read(path)
     for key in _SAME:
         if about.get(key) != getattr(recipe, key):
             raise UserError(f"{path}: a float network of {key} {about.get(key)!r}, but this run "
