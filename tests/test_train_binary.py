@@ -305,6 +305,14 @@ def test_export_is_exactly_the_trained_network(data, network, distribution, monk
     assert logits.any()
 
 
+def test_a_deep_chain_of_signs_learns(data):
+    trainer = Trainer(Recipe(**QUICK | {"network": "vgg-mnist"}, epochs=12, float_share=0.2,
+                             quantized_learning_rate=1e-2, distribution="code"), data)
+    for _ in range(12):
+        log = trainer.run_epoch()
+    assert log["top1"] > 0.85
+
+
 def test_from_the_command_line_with_resume(tmp_path, capsys, monkeypatch):
     """Once after its own float stage, once from a float network, stopped and resumed."""
     path = tmp_path / "quick.toml"
