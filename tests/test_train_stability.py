@@ -1,15 +1,17 @@
 """Training from a bad start: everything stays finite, and what is exported is still exact."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from flightrtl import modelfile
-from flightrtl.formats import ActivationFormat
+from flightrtl.formats import ActivationFormat, requantize
 from flightrtl.model import TensorType
 from train.convert import convert
 from train.export import compare, export
+from train.layers import QuantizedAdd, QuantizedSumPool
 from train.methods import LayerSettings
 from train.quantizers.flightnn import TermQuantizer
 
@@ -84,11 +86,12 @@ def test_two_hundred_steps_from_a_bad_start(terms, exponent_bits, span, prune, b
         exponent_bits=exponent_bits, max_terms=terms, scale_span=span, prune=prune,
         activation_bits=bits, residual_bits=max(2, bits)))
     assert train(network, samples, labels, 10)
+    layers = {layer.name: layer for layer in network.weighted}
     with torch.no_grad():       # the float stage may have mended them
-        network.layers["conv2"].weight[0] = 0
-        network.layers["conv4"].weight.zero_()
-        network.layers["conv4"].bias.zero_()
-        network.layers["conv3"].weight[2] *= 1e10
+        layers["conv2"].weight[0] = 0
+        layers["conv4"].weight.zero_()
+        layers["conv4"].bias.zero_()
+        layers["conv3"].weight[2] *= 1e10
     network.eval().fold(samples)
     for steps in (0, 1, 150, 49):
         assert train(network, samples, labels, steps) if steps else True
@@ -122,27 +125,21 @@ def test_an_addition_of_maps_that_are_far_apart():
         assert_exact(network, samples)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_wide_sums_are_exact(signed):
-    """A mean over 1024 values of 16 bits, and the sum of two of them on different scales."""
-    tensor = TensorType((32, 32, 1), ActivationFormat(16, signed=signed), -12)
-
-    class Wide(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
-            self.dense = nn.Linear(3, 2)
-
-        def forward(self, x):
-            x = self.conv1(x) + self.conv2(x)
-            return self.dense(x.mean((2, 3)))
-    torch.manual_seed(3)
-    net = Wide()
-    with torch.no_grad():
-        net.conv2.weight.mul_(2.0 ** -9)
-    network = convert(net, tensor, LayerSettings(exponent_bits=4, activation_bits=16,
-                                                 residual_bits=16))
-    samples = torch.randint(tensor.format.min, tensor.format.max + 1, (20, 1, 32, 32),
-                            generator=torch.Generator().manual_seed(4)).float()
-    network.eval().fold(samples)
-    assert_exact(network, samples)
+@torch.no_grad()
+def test_wide_sums_are_exact():
+    """Of 16 bits on scales 13 apart, and of 1024 values: more than the 24 bits of float32."""
+    form = ActivationFormat(16, signed=True)
+    generator = torch.Generator().manual_seed(4)
+    fine, coarse = torch.randint(form.min, form.max + 1, (2, 20_000), generator=generator)
+    layer = QuantizedAdd("add1", form)
+    layer.output_scale.fill_(13)
+    layer.folded.fill_(True)
+    found = layer(fine.float(), coarse.float() * 2.0 ** 13) / 2.0 ** 13
+    wanted = requantize((fine + (coarse << 13)).numpy(), 1 << 12, 13, form)
+    assert np.array_equal(found.numpy(), wanted)
+    form = ActivationFormat(16)
+    pool = QuantizedSumPool("sum_pool1", form, (32, 32), (32, 32))
+    pool.folded.fill_(True)
+    maps = torch.randint(form.max // 2, form.max + 1, (2000, 1, 32, 32), generator=generator)
+    wanted = requantize(maps.sum(dim=(2, 3)).numpy(), 1 << 9, 10, form)
+    assert np.array_equal(pool(maps.float()).flatten(1).numpy(), wanted)

@@ -50,7 +50,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in set(file.keys())}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train one with --method float") from None
-    except (SafetensorError, OSError, json.JSONDecodeError, AttributeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError,
+            AttributeError) as error:
         raise UserError(f"{path}: not a float network, or damaged ({type(error).__name__}); train "
                         "one with --method float") from None
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
@@ -89,5 +90,9 @@ def load(network: Network, path: Path, recipe: Recipe) -> dict[str, Any]:
                                             for name in mine):
         raise UserError(f"{path}: its layers are not those of network {recipe.network!r}; an "
                         "older version may have written it: train one again with --method float")
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{path}: {name} has values that are not finite: its training "
+                            "diverged; train one again with a lower learning rate")
     network.load_state_dict(tensors, strict=False)
     return about
