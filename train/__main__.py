@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .trainer import Trainer
 
-__all__ = ["main", "parser"]
+__all__ = ["main", "parser", "usable_device"]
 
 _EXAMPLES = """\
 examples:
@@ -172,6 +172,8 @@ def _epochs(trainer: Trainer, output: Path, checkpoint: Path, progress: Progress
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Carry out a run; returns its result."""
     recipe, output = _recipe(options), _output(options)
+    if options.threads < 1:
+        raise UserError(f"--threads must be 1 or more, not {options.threads}")
     progress = Progress()
     progress.step("starting")
     import torch
@@ -181,10 +183,12 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     from .distributed import join
     from .finish import finish_float, finish_quantized
     from .trainer import Trainer
-    group, device = join(_device(options.device))
+    group, device = join(usable_device(options.device))
     if not group.first:
         progress = Progress(io.StringIO())
     torch.set_num_threads(options.threads)
+    # Evaluation has to be exact: no products of 10 bits in place of 24.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     progress.step(f"reading {recipe.dataset}")
     data = as_tensors(datasets.load(recipe.dataset, options.data, "train"),
                       datasets.load(recipe.dataset, options.data, "test"))
@@ -223,13 +227,13 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     return {"model": str(output), "log": str(output.with_suffix(".json")), **result}
 
 
-def _device(name: str) -> str:
+def usable_device(name: str) -> str:
     """The device that was asked for, if PyTorch can use it."""
     import torch
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: PyTorch cannot use it ({str(error).splitlines()[0]}); "
                         "use --device cpu") from None

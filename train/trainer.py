@@ -109,7 +109,7 @@ class Trainer:
                             "training images; use a smaller one")
         self.parallel = self.group.wrap(self.network)
         self.teacher: Network | None = None
-        self.target = (TermTarget(recipe.target_k, 0.9 * recipe.freeze) if recipe.target_k
+        self.target = (TermTarget(recipe.target_k, 0.9 * self._freeze_from) if recipe.target_k
                        else None)
         self.optimizer = self._optimizer()
         self.average = Average(self.network, recipe.ema) if recipe.ema else None
@@ -122,7 +122,14 @@ class Trainer:
     @property
     def frozen(self) -> bool:
         """Whether filters keep their number of terms in the next epoch."""
-        return self.stage == "quantized" and self.progress(0) >= self.recipe.freeze
+        return self.stage == "quantized" and self.progress(0) >= self._freeze_from
+
+    @property
+    def _freeze_from(self) -> float:
+        """Progress from which epochs are frozen; the last one always is if there is a target."""
+        epochs = self.recipe.epochs - self.recipe.float_epochs
+        return (min(self.recipe.freeze, (epochs - 1) / epochs) if self.recipe.target_k
+                else self.recipe.freeze)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer for the present stage."""
@@ -170,15 +177,16 @@ class Trainer:
             self._freeze()
         loss, penalty = self._train(report)
         report("evaluating")
-        with self.average.applied() if self.average is not None else nullcontext():
-            top1 = self.evaluate()
         log: dict[str, Any] = {"epoch": self.epoch + 1, "stage": stage, "loss": loss,
-                               "penalty": penalty, "top1": top1}
-        if stage == "quantized":
-            log["frozen"] = self.frozen
-            end = self.progress(self.steps)
-            log["layers"] = {layer.name: journal.describe(layer, self.strengths(layer.name, end))
-                             for layer in self.network.weighted}
+                               "penalty": penalty}
+        with self.average.applied() if self.average is not None else nullcontext():
+            log["top1"] = self.evaluate()
+            if stage == "quantized":
+                log["frozen"] = self.frozen
+                end = self.progress(self.steps)
+                log["layers"] = {
+                    layer.name: journal.describe(layer, self.strengths(layer.name, end))
+                    for layer in self.network.weighted}
         self.epoch += 1
         self.epochs.append(log)
         self.seconds += time.monotonic() - started
@@ -204,10 +212,9 @@ class Trainer:
     def _freeze(self) -> None:
         """Let every filter keep its number of terms; with a target, no more than that."""
         layers = [layer for layer in self.network.weighted if layer.quantizer is not None]
-        before = self.progress(0) - 1 / (self.recipe.epochs - self.recipe.float_epochs)
         for layer in layers:
             layer.freeze()
-        if self.target is not None and before < self.recipe.freeze:
+        if self.target is not None:
             trim(layers, self.target.target)
 
     def _input(self, images: Tensor) -> Tensor:
@@ -347,6 +354,8 @@ class Trainer:
             raise UserError(f"{path}: a checkpoint of version {version}, this is "
                             f"{_CHECKPOINT_VERSION}; start again without --resume")
         mine = self.recipe.as_dict()
+        # A version that knew fewer keys did what their defaults do now.
+        recipe = Recipe(self.recipe.dataset, self.recipe.network).as_dict() | recipe
         changed = [f"{key} {recipe.get(key)!r} there, {mine.get(key)!r} here"
                    for key in sorted({*mine, *recipe}) if recipe.get(key) != mine.get(key)]
         if changed:
