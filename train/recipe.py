@@ -208,7 +208,8 @@ class Recipe:
             if key not in _LAYER_KEYS:
                 raise UserError(f"{where}: unknown key; there are {', '.join(_LAYER_KEYS)}")
             if key == "method":
-                if value not in METHODS or METHODS[value].quantizer is None:
+                if (not isinstance(value, str) or value not in METHODS
+                        or METHODS[value].quantizer is None):
                     raise UserError(f"{where}: no method {value!r} for a layer; there are " +
                                     ", ".join(name for name, method in METHODS.items()
                                               if method.quantizer is not None))
