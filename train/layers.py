@@ -144,7 +144,7 @@ class QuantizedLayer(_Requantized):
         integers = torch.floor(self.bias.detach() / step + 0.5)
         # Beyond that, the result is saturated anyway.
         rounded = integers.clamp(-_GREATEST_BIAS, _GREATEST_BIAS) * step
-        return self.bias + (rounded - self.bias).detach()
+        return rounded + (self.bias - self.bias.detach())   # exactly the rounded values
 
     def freeze(self) -> None:
         """Let the quantizer settle what was open."""

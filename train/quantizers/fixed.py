@@ -23,7 +23,7 @@ def round_fixed(weight: Tensor, scale: Tensor, format: FixedFormat) -> Tensor:
     """
     step = column(power_of_two(scale), weight)
     rounded = torch.floor(weight.detach() / step + 0.5).clamp(format.min, format.max) * step
-    return weight + (rounded - weight).detach()
+    return rounded + (weight - weight.detach())         # exactly the rounded values
 
 
 def fixed_scale(weight: Tensor, format: FixedFormat, *, span: int = 31,
