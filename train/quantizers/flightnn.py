@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from flightrtl.formats import TermFormat
 
 from .base import Quantizer, norm
-from .terms import Decomposition, FLightNN, decompose, residual_penalty, window_scale
+from .terms import Decomposition, FLightNN, decompose, place_window, residual_penalty, window_scale
 
 __all__ = ["TermQuantizer"]
+
+_PLACE_EVERY = 50
+_WIDE = 3
+"""Exponent bits from which the largest weight decides where a filter's window lies."""
 
 
 class TermQuantizer(Quantizer):
@@ -43,9 +47,13 @@ class TermQuantizer(Quantizer):
         self.frozen: Tensor
         self.frozen_on: Tensor
         self.unit: Tensor
+        self.down: Tensor
+        self.steps: Tensor
         self.register_buffer("frozen", torch.tensor(False))
         self.register_buffer("frozen_on", torch.ones(max_terms, filters, dtype=torch.bool))
         self.register_buffer("unit", torch.tensor(1.0))
+        self.register_buffer("down", torch.zeros(filters, dtype=torch.int64))
+        self.register_buffer("steps", torch.tensor(0))
         self.parts: Decomposition | None = None
 
     @property
@@ -56,10 +64,17 @@ class TermQuantizer(Quantizer):
     def fold(self, weight: Tensor) -> None:
         """The layer's mean filter norm becomes the unit of its thresholds."""
         self.unit.copy_(norm(weight).mean())
+        self._place(weight, torch.ones_like(self.frozen_on))
+
+    @torch.no_grad()
+    def _place(self, weight: Tensor, on: Tensor) -> None:
+        """Choose anew where the filters' windows lie, for the terms that they have."""
+        if self.terms.exponent_bits < _WIDE:
+            self.down.copy_(place_window(weight, self.terms, on))
 
     def scale(self, weight: Tensor, highest: int | None = None) -> Tensor:
         """Exponent of the least power of two of every filter, see ``window_scale``."""
-        return window_scale(weight, self.terms, span=self.span, highest=highest)
+        return window_scale(weight, self.terms, span=self.span, highest=highest, down=self.down)
 
     def absolute_thresholds(self) -> Tensor:
         """``t``: the trained thresholds are relative to the layer's filter norm when folded.
@@ -80,10 +95,15 @@ class TermQuantizer(Quantizer):
         if not bool(self.frozen):
             self.frozen_on.copy_(self.decompose(weight, scale).on)
             self.frozen.fill_(True)
+            self._place(weight, self.frozen_on)
 
     def forward(self, weight: Tensor, scale: Tensor) -> Tensor:
         """``Q_K(w|t)``."""
         self.parts = self.decompose(weight, scale)
+        if self.training and torch.is_grad_enabled() and not bool(self.frozen):
+            self.steps += 1
+            if not int(self.steps) % _PLACE_EVERY:      # holds from the next step on
+                self._place(weight, self.parts.on)
         result: Tensor = FLightNN.apply(weight, self.absolute_thresholds(), self.parts)
         return result
 

@@ -28,8 +28,8 @@ from flightrtl.formats import TermFormat
 
 from .base import column, limit_scale, norm, power_of_two
 
-__all__ = ["SIGMOID_WIDTH", "Decomposition", "FLightNN", "decompose", "residual_penalty",
-           "round_term", "window_scale"]
+__all__ = ["SIGMOID_WIDTH", "Decomposition", "FLightNN", "decompose", "place_window",
+           "residual_penalty", "round_term", "window_scale"]
 
 SIGMOID_WIDTH = 0.05
 """Width of the sigmoid that stands for ``s`` in the backward pass, relative to ``||w_i||``.
@@ -41,11 +41,12 @@ _SQRT_HALF = 0.5 ** 0.5
 
 
 def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
-                 highest: int | None = None) -> Tensor:
+                 highest: int | None = None, down: Tensor | int = 0) -> Tensor:
     """Scale of every filter: the exponent of its least power of two.
 
     The window's greatest power is ``2^floor(log2(4/3 max|w_i|))``: the power of two nearest to the
-    largest weight (measured linearly), so that this weight lies in 3/4 to 3/2 of it.
+    largest weight (measured linearly), so that this weight lies in 3/4 to 3/2 of it. Or it lies
+    ``down`` places lower, see :func:`place_window`.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
     span, highest
         See :func:`~train.quantizers.base.limit_scale`. With a small span, filters with smaller
         weights get a higher window than they would have alone.
+    down : int, or integer Tensor (filters,)
+        Places by which the window lies lower.
 
     Returns
     -------
@@ -68,7 +71,40 @@ def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
     largest = weight.detach().flatten(1).abs().amax(dim=1).clamp_min(2.0 ** -60)
     mantissa, exponent = torch.frexp(largest)          # largest = mantissa 2^exponent, 0.5 .. 1
     top = exponent - (mantissa < 0.75).to(torch.int32)
-    return limit_scale(top - format.max_exponent, span, highest)
+    return limit_scale(top - format.max_exponent - down, span, highest)
+
+
+def place_window(weight: Tensor, format: TermFormat, on: Tensor) -> Tensor:
+    """How many places lower than the largest weight asks for a filter's window does least harm.
+
+    A window of few powers is better placed where most weights are: a large weight that is cut off
+    is one error, weights below the window are many (and with two terms, twice the greatest power
+    can be said). With 3 exponent bits, 0 is best for weights as they occur, so only narrower
+    windows are tried.
+
+    Parameters
+    ----------
+    weight : Tensor, (filters, ...)
+        Filters.
+    format : TermFormat
+        Of the terms.
+    on : bool Tensor, (K, filters)
+        The terms that each filter has.
+
+    Returns
+    -------
+    int64 Tensor, (filters,)
+        Of 0 .. 3 - exponent_bits, the one with the least squared error.
+
+    >>> weight = torch.tensor([[1.0, 0.2, 0.2, 0.2, -0.2, -0.2, 0.1, 0.3], [1.0] * 8])
+    >>> place_window(weight, TermFormat(2), torch.ones(2, 2, dtype=torch.bool)).tolist()
+    [1, 0]
+    """
+    highest = window_scale(weight, format)
+    thresholds = weight.new_zeros(len(on))
+    errors = [(decompose(weight, thresholds, highest - down, format, on).value - weight.detach())
+              .flatten(1).square().sum(dim=1) for down in range(max(1, 4 - format.exponent_bits))]
+    return torch.stack(errors).argmin(dim=0)
 
 
 def round_term(values: Tensor, scale: Tensor, format: TermFormat) -> Tensor:
