@@ -47,9 +47,10 @@ def float_file(tmp_path_factory):
     return path
 
 
-def folded(data, settings, network="digits"):
+def folded(data, settings, network="digits", layers=None):
     item = datasets.DATASETS["digits"]
-    result = convert(NETWORKS[network].make(item.input, item.classes), item.input, settings)
+    result = convert(NETWORKS[network].make(item.input, item.classes), item.input, settings,
+                     layers=layers)
     result.fold(data.images[:200].float())
     return result
 
@@ -142,13 +143,14 @@ def test_formats_are_in_the_order_of_their_bits():
     assert bits == sorted(bits)
     assert [bits[0], bits[-1]] == [1, 8]
     assert {name for name, choice in FORMATS.items() if not choice.in_hardware} == {
-        "nbq1", "fixed4", "fixed8"}
+        "nbq1", "binary", "fixed4", "fixed8"}
 
 
 def test_formats_are_what_they_say(data):
-    formats = {name: folded(data, dataclasses.replace(LayerSettings(), **choice.table))
-               .weighted[0].quantizer.format for name, choice in FORMATS.items()}
-    assert formats["nbq1"] == BinaryFormat()
+    formats = {name: folded(data, LayerSettings(), layers={
+        "conv1": dataclasses.replace(LayerSettings(), **choice.table)}).weighted[0].quantizer.format
+        for name, choice in FORMATS.items()}
+    assert formats["nbq1"] == formats["binary"] == BinaryFormat()
     assert formats["nbq3"] == formats["lightnn1-e2"] == TermFormat(2)
     assert formats["fixed8"] == FixedFormat(8)
 
@@ -187,6 +189,16 @@ def test_starts_keep_to_the_budget(budget):
         assert all(sum(space.bits(each).values()) <= budget for each in starts)
 
 
+def test_the_first_start_gives_large_layers_few_bits():
+    space = Space(LAYERS, tuple(FORMATS.values()))
+    first = space.starts(1, 0, 3000)[0]
+    bits = space.bits(first)
+    assert sum(bits.values()) <= 3000
+    assert bits["second"] / 1152 < bits["first"] / 72
+    assert bits["second"] / 1152 < bits["last"] / 160
+    assert not any(value for name, value in first.items() if name.endswith("sparsity"))
+
+
 def test_a_start_that_no_format_brings_into_the_budget_is_left_at_the_least():
     space = Space(LAYERS, (FORMATS["nbq1"], FORMATS["nbq2"]), sparsity=(0.0,))
     assert set(space.starts(1, 0, 10)[0].values()) == {0}
@@ -203,7 +215,7 @@ def test_wrong_formats(names, hardware, text):
 
 def test_selected_formats_are_in_order():
     assert [c.name for c in select(["fixed8", "nbq1"], hardware=False)] == ["nbq1", "fixed8"]
-    assert len(select([], hardware=True)) == len(FORMATS) - 3
+    assert len(select([], hardware=True)) == len(FORMATS) - 4
 
 
 @pytest.mark.parametrize("bits", [(0, 4), (5, 4), (4, 17)])
@@ -429,6 +441,7 @@ def test_on_a_board(tmp_path, float_file, capsys):
     (["--objective", "cycles"], "name it with --board"),
     (["--board", "icebreaker"], "a size needs none"),
     (["--rate", "5"], "--rate is for"),
+    (["--device", "gpu"], "PyTorch cannot use it"),
     (["--output", "net.safetensors"], "FILE.toml"),
     (["--output", "/no/such/folder/x.toml"], "no folder"),
     (["--budget", "many"], "such as 22x"),

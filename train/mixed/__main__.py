@@ -72,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dense", action="store_true", help="prune no filters")
     add("--seed", type=int, default=0, metavar="N")
     add("--threads", type=int, default=1, metavar="N", help="processor threads (%(default)s)")
-    add("--device", default="cpu", metavar="NAME", help="cpu, cuda, ... (%(default)s)")
+    add("--device", default="auto", metavar="NAME",
+        help="cpu, cuda, ... (auto: cuda where there is one)")
     add("--data", metavar="DIR", help="folder with the data set's files")
     add("--output", metavar="FILE", help="the recipe (.toml); all trials go into a .json and the "
                                          "study into a .study beside it")
@@ -201,12 +202,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     progress.step("starting")
     import torch
 
+    from ..__main__ import usable_device
     from ..data import as_tensors
     from ..recipe import Recipe, load_recipe
     from .cost import stored_bits
     from .recipefile import write
     from .search import Goal, Search
     from .trial import Judge, merged
+    device = usable_device(options.device)
     torch.set_num_threads(options.threads)
     values = load_recipe(options.recipe) if options.recipe else {"distillation": 0.7}
     values |= {key: getattr(options, key) for key in ("dataset", "network")
@@ -218,7 +221,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                       datasets.load(recipe.dataset, options.data, "test"))
     progress.step("judging the float network")
     judge = Judge(recipe, data, Path(options.init), steps=options.steps, images=options.images,
-                  device=options.device)
+                  device=device)
     progress.done(f"top-1 {100 * judge.float_top1:.2f} % of {options.images} training images")
     space = _space(options, judge)
     weights = sum(layer.weight.numel() for layer in judge.network.weighted)

@@ -62,6 +62,7 @@ def _choice(name: str, method: str, **table: int) -> Choice:
 
 FORMATS: dict[str, Choice] = {choice.name: choice for choice in (
     _choice("nbq1", "nbq", weight_bits=1),
+    _choice("binary", "bnn"),
     _choice("nbq2", "nbq", weight_bits=2),
     _choice("lightnn1-e1", "lightnn1", exponent_bits=1, max_terms=1),
     _choice("nbq3", "nbq", weight_bits=3),
@@ -191,8 +192,10 @@ class Space:
     def starts(self, count: int, seed: int, budget: float | None) -> list[dict[str, int]]:
         """Where a search begins: bold choices and random ones, brought within a budget of bits.
 
-        Bold: the best format in the first and the last layer and one format in all others, nothing
-        pruned; each format in turn, as far as the budget allows.
+        Bold, with nothing pruned: the best formats, made coarser in whichever layer has the most
+        bits until the budget is met, so that large layers get few bits and small ones many; the
+        best format in the first and the last layer and one format in all others, each in turn, as
+        far as the budget allows.
 
         Parameters
         ----------
@@ -211,22 +214,27 @@ class Space:
         ends = [f"{layer.name}.format" for layer in self.layers if layer.filters]
         inner = [name for name in ends[1:-1] if name in ranges]
         bold = [dense | dict.fromkeys(inner, index) for index in range(len(self.formats))]
-        result = [each for each in bold
-                  if budget is None or sum(self.bits(each).values()) <= budget]
+        result = [self._within(dense, budget)] if budget is not None else []
+        result += [each for each in bold
+                   if budget is None or sum(self.bits(each).values()) <= budget]
         while len(result) < count:
             drawn = {name: generator.randint(low, high) for name, (low, high) in ranges.items()}
             result.append(drawn if budget is None else self._within(drawn, budget, generator))
         return result[:count]
 
     def _within(self, chosen: dict[str, int], budget: float,
-                generator: random.Random) -> dict[str, int]:
-        """Coarser formats, most likely of the largest layers, until the bits are in the budget."""
+                generator: random.Random | None = None) -> dict[str, int]:
+        """Coarser formats until the bits are in the budget: of the layer with the most bits.
+
+        With a generator, of layers drawn with their bits as odds.
+        """
         while True:
             bits = self.bits(chosen)
             names = [name for name in bits if chosen.get(f"{name}.format", 0)]
             if sum(bits.values()) <= budget or not names:
                 return chosen
-            name = generator.choices(names, [bits[each] for each in names])[0]
+            name = (max(names, key=lambda each: bits[each]) if generator is None else
+                    generator.choices(names, [bits[each] for each in names])[0])
             chosen = chosen | {f"{name}.format": chosen[f"{name}.format"] - 1}
 
 
