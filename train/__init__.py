@@ -19,7 +19,9 @@ schedule       learning rates, lambda and stages over the epochs
 mixed          searches the formats of each layer: ``python -m train.mixed``
 target         steers lambda to a wanted mean number of terms
 average        moving average of the weights
+distributed    several processes or GPUs
 trainer        the loop, with checkpoints that resume exactly
+checkpoint     the state of a run on disk
 floatfile      float networks on disk, to start from
 journal        progress lines, JSON and CSV logs
 export         the trained network as integers, proved equal to the golden model

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from torch.nn import functional
 
 from flightrtl.datasets import DATASETS, ImageFolder
 from flightrtl.errors import BuildError, UserError
-from flightrtl.files import atomic_path
 
-from . import augment, floatfile, journal, schedule
+from . import augment, checkpoint, floatfile, journal, schedule
 from .average import Average
 from .binary_layers import BinaryPart
 from .convert import convert
@@ -36,7 +34,6 @@ from .target import TermTarget, mean_k, trim
 
 __all__ = ["Trainer"]
 
-_CHECKPOINT_VERSION = 2
 _CALIBRATION_IMAGES = 2000
 _EVALUATION_BATCH = 500
 _QUANTIZED_WARM_UP = 0.03
@@ -268,6 +265,7 @@ class Trainer:
         """All steps of an epoch; mean loss and mean penalty."""
         recipe, size = self.recipe, self.recipe.batch_size
         generator = torch.Generator(self.device).manual_seed((recipe.seed << 20) + self.epoch)
+        torch.manual_seed((recipe.seed << 20) + self.epoch)     # for dropout, which has no other
         order = torch.randperm(len(self.data.images), generator=generator, device=self.device)
         if self.group.rank:     # the order is common to all processes, what follows is not
             generator.manual_seed((recipe.seed << 20) + self.epoch + (self.group.rank << 52))
@@ -318,49 +316,23 @@ class Trainer:
         return float(hits.double().mean())
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; it appears under its name only when it is complete."""
+        """Write a checkpoint."""
         state: dict[str, Any] = {
-            "version": _CHECKPOINT_VERSION, "recipe": self.recipe.as_dict(), "epoch": self.epoch,
-            "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "epochs": self.epochs, "seconds": self.seconds}
+            "epoch": self.epoch, "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "epochs": self.epochs,
+            "seconds": self.seconds}
         if self.teacher is not None:
             state["teacher"] = self.teacher.state_dict()
         if self.average is not None:
             state["average"] = {"values": self.average.values, "steps": self.average.steps}
         if self.target is not None:
             state["target"] = {"factor": self.target.factor, "start": self.target.start}
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        checkpoint.write(path, self.recipe, state)
         self.saved = self.epoch
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of the same recipe.
-
-        Raises
-        ------
-        UserError
-            If there is none, it is damaged, or it belongs to another recipe.
-        """
-        if not path.is_file():
-            raise UserError(f"{path}: there is no checkpoint to resume from; leave out --resume")
-        try:
-            state = torch.load(path, weights_only=True, map_location=self.device)
-            version, recipe = state["version"], state["recipe"]
-        except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError,
-                ValueError) as error:
-            raise UserError(f"{path}: not a checkpoint, or damaged ({type(error).__name__}); "
-                            "start again without --resume") from None
-        if version != _CHECKPOINT_VERSION:
-            raise UserError(f"{path}: a checkpoint of version {version}, this is "
-                            f"{_CHECKPOINT_VERSION}; start again without --resume")
-        mine = self.recipe.as_dict()
-        # A version that knew fewer keys did what their defaults do now.
-        recipe = Recipe(self.recipe.dataset, self.recipe.network).as_dict() | recipe
-        changed = [f"{key} {recipe.get(key)!r} there, {mine.get(key)!r} here"
-                   for key in sorted({*mine, *recipe}) if recipe.get(key) != mine.get(key)]
-        if changed:
-            raise UserError(f"{path}: a checkpoint of another run: {'; '.join(changed)}. Give the "
-                            "options of that run, or start again without --resume")
+        """Go on from a checkpoint of the same recipe; see :func:`train.checkpoint.read`."""
+        state = checkpoint.read(path, self.recipe, self.device)
         # What the checkpoint holds is of the last epoch's stage.
         self.epoch, self.epochs = state["epoch"] - 1, state["epochs"]
         self.seconds = state["seconds"]
