@@ -61,8 +61,8 @@ def _choice(name: str, method: str, **table: int) -> Choice:
 
 
 FORMATS: dict[str, Choice] = {choice.name: choice for choice in (
-    _choice("nbq1", "nbq", weight_bits=1),
     _choice("binary", "bnn"),
+    _choice("nbq1", "nbq", weight_bits=1),
     _choice("nbq2", "nbq", weight_bits=2),
     _choice("lightnn1-e1", "lightnn1", exponent_bits=1, max_terms=1),
     _choice("nbq3", "nbq", weight_bits=3),
