@@ -95,7 +95,7 @@ def test_float_networks_of_something_else(path):
     (["--threads", "-3"], "--threads must be 1 or more, not -3"),
     (["--device", "meta"], "PyTorch cannot use it"),
     (["--recipe", "stageless.toml"], "name one with --init FILE"),
-    (["--init", "net.safetensors", "--network", "resnet8"], "give --network digits"),
+    (["--init", "net.safetensors", "--network", "vgg-mnist"], "give --network digits"),
 ])
 def test_wrong_requests(path, monkeypatch, words, message):
     monkeypatch.chdir(path.parent)

@@ -205,7 +205,7 @@ def test_a_start_that_no_format_brings_into_the_budget_is_left_at_the_least():
 
 
 @pytest.mark.parametrize(("names", "hardware", "text"), [
-    (["nbq9"], False, "no weight format 'nbq9'; there are nbq1"),
+    (["nbq9"], False, "no weight format 'nbq9'; there are binary, nbq1"),
     (["fixed4"], True, "no hardware for the weight format 'fixed4'"),
 ])
 def test_wrong_formats(names, hardware, text):
