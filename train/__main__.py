@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for title, entries in found.items():
                 print(f"{title}:")
                 for name, text in entries.items():
-                    print(f"  {name:14} {text}")
+                    print(f"  {name:{max(map(len, entries))}}  {text}")
         return 0
     result = train(options)
     if not result:              # another process of the run has it

@@ -98,17 +98,38 @@ def chain(text: str, input: TensorType, classes: int) -> nn.Module:
     """
     shape = _Shape(input)
     for word in text.split():
-        if word[0] in "ma":
-            shape.pool(int(word[1:]), word[0] == "a")
-        elif word[0] == "d":
-            shape.dense(int(word[1:]), last=False)
+        layer = _Word(word)
+        if layer.kind == "pool":
+            shape.pool(layer.size, layer.average)
+        elif layer.kind == "dense":
+            shape.dense(layer.size, last=False)
         else:
-            filters, _, rest = word.partition("c")
-            rest, _, padding = rest.partition("p")
-            kernel, _, stride = rest.partition("s")
-            shape.conv(int(filters), int(kernel), int(stride or 1), int(padding or 0))
+            shape.conv(layer.size, layer.kernel, layer.stride, layer.padding)
     shape.dense(classes, last=True)
     return shape.module()
+
+
+class _Word:
+    """One layer of a :func:`chain`."""
+
+    def __init__(self, word: str) -> None:
+        self.kind, self.average = "conv", word[0] == "a"
+        if word[0] in "mad":
+            self.kind, self.size = "dense" if word[0] == "d" else "pool", int(word[1:])
+            return
+        filters, _, rest = word.partition("c")
+        rest, _, padding = rest.partition("p")
+        kernel, _, stride = rest.partition("s")
+        self.size, self.kernel = int(filters), int(kernel)
+        self.stride, self.padding = int(stride or 1), int(padding or 0)
+
+    def __str__(self) -> str:
+        if self.kind == "dense":
+            return f"dense {self.size}"
+        if self.kind == "pool":
+            return f"{'average' if self.average else 'max'}-pool {self.size}"
+        return f"{self.size} of {self.kernel}x{self.kernel}" + (
+            f" stride {self.stride}" if self.stride > 1 else "")
 
 
 class _Block(nn.Module):
@@ -242,7 +263,8 @@ class NamedNetwork:
 
 
 def _chain(text: str) -> NamedNetwork:
-    return NamedNetwork(text, partial(chain, text))
+    words = ", ".join(str(_Word(word)) for word in text.split())
+    return NamedNetwork(f"{words}, dense", partial(chain, text))
 
 
 def _resnet(blocks: int, widths: tuple[int, ...]) -> NamedNetwork:
