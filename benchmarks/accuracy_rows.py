@@ -131,6 +131,12 @@ def _mean_k(layers: dict[str, dict[str, Any]]) -> float | None:
     return terms / filters if filters else None
 
 
+def _completed(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe with the defaults of options that are newer than its log."""
+    from train.recipe import Recipe  # with it comes PyTorch, which rows alone do not need
+    return Recipe.from_dict(recipe, str(path)).as_dict()
+
+
 def from_log(path: Path, name: str | None = None) -> Row:
     """The row of a training run.
 
@@ -175,7 +181,7 @@ def from_log(path: Path, name: str | None = None) -> Row:
             top1=None if real else result["top1"],
             mismatches=None if real else result["mismatches"], mean_k=_mean_k(layers),
             weights=result["weights"], model_bits=result["model_bits"], formats=formats,
-            layers=layers, recipe=recipe,
+            layers=layers, recipe=_completed(recipe, path),
             **{key: recipe[key] for key in ("dataset", "network", "method", "seed", "epochs")})
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such log") from None
