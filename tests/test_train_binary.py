@@ -11,6 +11,7 @@ from flightrtl import datasets, golden, modelfile
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat
 from flightrtl.model import Add, Convolution, SumPool, TensorType, WeightedLayer
+from tests.training import assert_same_weights, interrupt_and_resume
 from train import __main__ as command
 from train import export, floatfile, verify
 from train.binary_layers import BinaryLayer
@@ -332,21 +333,7 @@ def test_from_the_command_line_with_resume(tmp_path, capsys, monkeypatch):
     model = modelfile.load(whole)
     assert result["mismatches"] == 0
     assert result["top1"] == golden.top1(model, *datasets.load("digits")) > 0.7
-    original = Trainer.run_epoch
-
-    def interrupted(self, *arguments):
-        if self.epoch == 6:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            command.main([*options, str(parts)])
-    assert command.main([*options, str(parts), "--resume"]) == 0
-    for ours, theirs in zip(model.layers, modelfile.load(parts).layers, strict=True):
-        if isinstance(ours, WeightedLayer) and isinstance(theirs, WeightedLayer):
-            for name in ("terms", "bias", "shift", "scale"):
-                assert np.array_equal(getattr(ours, name), getattr(theirs, name))
+    assert_same_weights(model, interrupt_and_resume(options, parts, 6, monkeypatch))
 
 
 def test_a_float_file_has_nothing_of_binary_layers(data):

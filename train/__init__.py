@@ -25,6 +25,7 @@ checkpoint     the state of a run on disk
 floatfile      float networks on disk, to start from
 journal        progress lines, JSON and CSV logs
 export         the trained network as integers, proved equal to the golden model
+origin         the command and the versions that a result comes from
 finish         the files that a run leaves
 posttrain      a float network as integers without training: ``python -m train.posttrain FLOAT``
 calibration    chooses its terms and corrects its biases, by looking at images

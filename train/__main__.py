@@ -8,18 +8,16 @@ import importlib.util
 import io
 import json
 import platform
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-import flightrtl
 from flightrtl import datasets
 from flightrtl.errors import UserError, run_cli
 from flightrtl.progress import Progress
+
+from . import origin
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -126,23 +124,6 @@ def _output(options: argparse.Namespace) -> Path:
     return path
 
 
-def _command(options: argparse.Namespace) -> str:
-    """The command that gives the same model again, without the paths of this machine."""
-    words = ["python", "-m", "train"]
-    usual = parser()
-    for name, value in vars(options).items():
-        if value != usual.get_default(name) and name not in ("list", "data", "resume", "json"):
-            words += ["--" + name.rstrip("_").replace("_", "-"),
-                      Path(value).name if name in ("output", "init") else str(value)]
-    return shlex.join(words)
-
-
-def _versions() -> dict[str, str]:
-    import torch
-    return {"flightrtl": flightrtl.__version__, "python": platform.python_version(),
-            "torch": torch.__version__, "numpy": np.__version__}
-
-
 def _duration(seconds: float) -> str:
     """Seconds for people.
 
@@ -203,8 +184,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     elif checkpoint.exists():
         progress.note(f"replacing the checkpoint of an interrupted run, {checkpoint} (--resume "
                       "would have gone on from it)")
-    log: dict[str, Any] = {"command": _command(options), "recipe": recipe.as_dict(),
-                           "versions": _versions(), "machine": _machine(device, options.threads),
+    log: dict[str, Any] = {"command": origin.command("train", parser(), options),
+                           "recipe": recipe.as_dict(), "versions": origin.versions(),
+                           "machine": _machine(device, options.threads),
                            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                            "init": trainer.init, "epochs": trainer.epochs, "result": None}
     try:

@@ -18,25 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flightrtl.formats import ActivationFormat, FixedFormat
+from flightrtl.rules import LIMITS
 
 from . import activation
-from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .layers import EXACT, QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .quantizers.base import Quantizer, column, power_of_two
 from .quantizers.binary import Sign
+from .quantizers.terms import SQRT_HALF
 
 __all__ = ["BinaryAdd", "BinaryLayer", "BinaryPart", "BinarySumPool"]
-
-_EXACT = 1 << 24
-"""Integers up to this are exact in float32."""
 
 _SCALES = (-10, 4)
 """Of results that are not signs: so close together that an addition can shift them."""
 
-_MOST_SHIFT = 31
 _MOST_BIAS = 1 << 46
 """Of results of at most 16 bits: beyond, they are clamped whatever the sum is."""
-
-_SQRT_HALF = 0.5 ** 0.5
 
 
 class BinaryPart(nn.Module):
@@ -161,10 +157,10 @@ class BinaryLayer(BinaryPart, QuantizedLayer):
         assert variance is not None             # it is tracked
         exact = self.live_norm.weight.double() / (variance.double() + self.live_norm.eps).sqrt()
         mantissa, exponent = torch.frexp(exact.abs())
-        nearest = exponent - (mantissa < _SQRT_HALF).to(torch.int32)
+        nearest = exponent - (mantissa < SQRT_HALF).to(torch.int32)
         if limited:
             highest = self.output_scale - self.input_scale - self.scale()
-            lowest = highest - _MOST_SHIFT
+            lowest = highest - LIMITS.shift
             nearest = torch.where(exact == 0, lowest, nearest).clamp(lowest, highest)
         return nearest, torch.where(exact < 0, -1.0, 1.0).double(), exact
 
@@ -258,7 +254,7 @@ class BinaryLayer(BinaryPart, QuantizedLayer):
         inputs = (values - self.before) * 2.0 ** -int(self.input_scale)
         largest = float(inputs.abs().amax()) if inputs.numel() else 0.0
         bound = float(codes.abs().flatten(1).sum(dim=1).max()) * largest
-        dtype = torch.float32 if bound < _EXACT else torch.float64
+        dtype = torch.float32 if bound < EXACT else torch.float64
         sums = self.convolve(inputs.to(dtype), codes.to(dtype), None)
         biased = sums.double() + column(bias.double(), sums[0])
         result = torch.floor(biased * column(power_of_two(-shift).double(), sums[0]))

@@ -9,13 +9,32 @@ import numpy as np
 
 from flightrtl import modelfile
 from flightrtl.errors import BuildError
+from flightrtl.model import Model
 from flightrtl.progress import Progress
 
 from . import floatfile
+from .data import Data
 from .export import compare, export, model_bits
+from .network import Network
 from .trainer import Trainer
 
-__all__ = ["finish_float", "finish_quantized"]
+__all__ = ["compared", "finish_float", "finish_quantized"]
+
+
+def compared(network: Network, name: str, data: Data) -> tuple[Model, float]:
+    """The integer model of a network, and its top-1 on the test split.
+
+    Raises
+    ------
+    BuildError
+        If a single logit differs from the network's.
+    """
+    model = export(network, name, {})
+    mismatches, logits = compare(network, model, data.test_images)
+    if mismatches:
+        raise BuildError(f"{mismatches} logits of the integer model differ from the trained "
+                         "network's: this is a defect of the trainer, please report it")
+    return model, float(np.mean(logits.argmax(axis=1) == data.test_labels.cpu().numpy()))
 
 
 def _provenance(trainer: Trainer, log: dict[str, Any]) -> dict[str, Any]:
@@ -46,12 +65,7 @@ def finish_quantized(trainer: Trainer, output: Path, log: dict[str, Any],
     """Write the model file, if every logit is right; what the log says of the result."""
     data = trainer.data
     progress.step(f"comparing with the integer model on {len(data.test_images)} test images")
-    model = export(trainer.network, output.stem, {})
-    mismatches, logits = compare(trainer.network, model, data.test_images)
-    if mismatches:
-        raise BuildError(f"{mismatches} logits of the integer model differ from the trained "
-                         "network's: this is a defect of the trainer, please report it")
-    top1 = float(np.mean(logits.argmax(axis=1) == data.test_labels.cpu().numpy()))
+    model, top1 = compared(trainer.network, output.stem, data)
     described = log["epochs"][-1]["layers"]
     layers = trainer.network.weighted
     filters = sum(len(layer.weight) for layer in layers)
@@ -63,7 +77,7 @@ def finish_quantized(trainer: Trainer, output: Path, log: dict[str, Any],
         **_provenance(trainer, log), "top1": top1, "mean_k": round(mean_k, 4)})
     modelfile.save(model, output)
     progress.done(f"top-1 {100 * top1:.2f} %, every logit equal")
-    return {"top1": top1, "images": len(logits), "mismatches": mismatches, "mean_k": mean_k,
+    return {"top1": top1, "images": len(data.test_labels), "mismatches": 0, "mean_k": mean_k,
             "mean_k_of_weights": terms / weights, "terms": terms, "weights": weights,
             "model_bits": bits, "float_top1": _float_top1(trainer),
             "layers": {layer.name: described[layer.name]["k_histogram"] for layer in layers}}

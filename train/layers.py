@@ -19,9 +19,9 @@ from flightrtl.rules import LIMITS
 from . import activation
 from .quantizers.base import Quantizer, power_of_two
 
-__all__ = ["QuantizedAdd", "QuantizedLayer", "QuantizedSumPool"]
+__all__ = ["EXACT", "QuantizedAdd", "QuantizedLayer", "QuantizedSumPool"]
 
-_EXACT = 1 << 24
+EXACT = 1 << 24
 """Integers up to this are exact in float32."""
 
 _GREATEST_BIAS = 1 << LIMITS.accumulator_bits - 2
@@ -180,7 +180,7 @@ class QuantizedLayer(_Requantized):
         steps = power_of_two(self.scale() + self.input_scale)
         largest = values.abs().amax() if values.numel() else values.new_zeros(())
         bound = (weight.flatten(1).abs().sum(dim=1) * largest + bias.abs()) / steps
-        if bool((bound < _EXACT).all()):
+        if bool((bound < EXACT).all()):
             return self.convolve(values, weight, bias)
         return self.convolve(values.double(), weight.double(), bias.double())
 

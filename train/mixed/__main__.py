@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from flightrtl import boards, datasets
 from flightrtl.errors import BuildError, UserError, run_cli
 from flightrtl.files import atomic_write
 from flightrtl.progress import Progress
+
+from .. import origin
 
 if TYPE_CHECKING:
     from .search import Found, Goal, Search
@@ -249,6 +250,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     best = _result(search, goal, options)
     tables = space.tables(best.chosen)
     from ..export import export
+    command = origin.command("train.mixed", parser(), options)
     bits = stored_bits(export(judge.folded(tables), "trial", {}))
     result = {"recipe": str(output), "objective": options.objective, "cost": best.cost,
               "trial": best.number, "trials": len(search.found), **_as_dict(best),
@@ -256,11 +258,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
               "rest_bits": bits["rest"], "compression": 32 * weights / bits["weights"],
               "compression_of_all": 32 * weights / sum(bits.values()), "layers": tables}
     write(merged(recipe, tables), output, [
-        "Formats of each layer, found by", f"  {_command(options)}",
+        "Formats of each layer, found by", f"  {command}",
         f"Trial {best.number} of {len(search.found)}: {_told(best, options, weights)}.",
         "Train it with --init and the same float network."])
     with atomic_write(output.with_suffix(".json")) as file:
-        file.write(json.dumps({"command": _command(options), "result": result, "trials": [
+        file.write(json.dumps({"command": command, "result": result, "trials": [
             _as_dict(found) | {"cost": found.cost, "layers": space.tables(found.chosen)}
             for found in search.found]}, indent=1) + "\n")
     return result
@@ -269,18 +271,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def _as_dict(found: Found) -> dict[str, Any]:
     return {"divergence": found.verdict.divergence, "top1": found.verdict.top1,
             "lost": found.verdict.lost}
-
-
-def _command(options: argparse.Namespace) -> str:
-    """The command that finds the same again, without the paths of this machine."""
-    words, usual = ["python", "-m", "train.mixed"], parser()
-    for name, value in vars(options).items():
-        if value == usual.get_default(name) or name in ("data", "resume", "json"):
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(Path(value).name if name in ("output", "init") else str(value))
-    return shlex.join(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

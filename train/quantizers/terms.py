@@ -28,7 +28,7 @@ from flightrtl.formats import TermFormat
 
 from .base import column, limit_scale, norm, power_of_two
 
-__all__ = ["SIGMOID_WIDTH", "Decomposition", "FLightNN", "decompose", "place_window",
+__all__ = ["SIGMOID_WIDTH", "SQRT_HALF", "Decomposition", "FLightNN", "decompose", "place_window",
            "residual_penalty", "round_term", "window_scale"]
 
 SIGMOID_WIDTH = 0.05
@@ -37,7 +37,8 @@ SIGMOID_WIDTH = 0.05
 Without that normalisation the thresholds of layers with large norms do not move.
 """
 
-_SQRT_HALF = 0.5 ** 0.5
+SQRT_HALF = 0.5 ** 0.5
+"""Mantissa (0.5 .. 1) from which a number is nearer to the next power of two, in its logarithm."""
 
 
 def window_scale(weight: Tensor, format: TermFormat, *, span: int = 31,
@@ -117,7 +118,7 @@ def round_term(values: Tensor, scale: Tensor, format: TermFormat) -> Tensor:
     low = column(power_of_two(scale), values)
     high = low * format.max_term
     mantissa, exponent = torch.frexp(values.detach())
-    nearest = power_of_two((exponent - (mantissa.abs() < _SQRT_HALF).to(torch.int32))
+    nearest = power_of_two((exponent - (mantissa.abs() < SQRT_HALF).to(torch.int32))
                            .clamp(-100, 100))
     magnitude = torch.minimum(torch.maximum(nearest, low), high)
     magnitude = torch.where(values.abs() < low / 2, 0.0, magnitude)
