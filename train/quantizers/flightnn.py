@@ -108,8 +108,11 @@ class TermQuantizer(Quantizer):
         return result
 
     def penalty(self, weight: Tensor, strengths: Tensor) -> Tensor | None:
-        """The group lasso on the residuals of the last forward pass."""
-        if not self.learn:
+        """The group lasso on the residuals of the last forward pass; none once frozen.
+
+        What it would still do then is to shrink the terms that filters were left with.
+        """
+        if not self.learn or bool(self.frozen):
             return None
         assert self.parts is not None
         return residual_penalty(weight, self.parts, strengths)
