@@ -97,9 +97,11 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
     """Parameters of a sliding window: any kernel, stride, padding and folding that fits."""
     shape = draw(_shapes(8, (1, 2, 3, 4, 6)))
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    column = draw(st.booleans())
-    return {"shape": shape, "kernel": kernel, "padding": draw(paddings(kernel, shape)),
-            "stride": draw(strides()), "column": column,
+    column, padding, stride = draw(st.booleans()), draw(paddings(kernel, shape)), draw(strides())
+    output = (shape[1] + padding[2] + padding[3] - kernel[1]) // stride[1] + 1
+    return {"shape": shape, "kernel": kernel, "padding": padding,
+            "stride": stride, "column": column,
+            "pixels": draw(_divisors(output)), "source_pixels": draw(_divisors(shape[1])),
             "simd": draw(_divisors(shape[2])) * (kernel[0] if column else 1),
             "passes": draw(st.integers(1, 3)), "rows": draw(st.sampled_from([0, 9])),
             "register": draw(st.booleans()), "format": draw(activation_formats())}
@@ -142,6 +144,8 @@ class LayerCase:
     def output_shape(self, source: tuple[int, int, int]) -> tuple[int, int, int]:
         """Shape of the result for an input of shape ``source``."""
         top, bottom, left, right = self.padding
+        if self.kind == "dense":
+            return 1, 1, len(self.k)
         return ((source[0] + top + bottom - self.kernel[0]) // self.stride[0] + 1,
                 (source[1] + left + right - self.kernel[1]) // self.stride[1] + 1,
                 len(self.k) or source[2])
@@ -161,6 +165,7 @@ class EngineCase:
     shape: tuple[int, int, int]
     format: ActivationFormat
     layer: LayerCase
+    source_pixels: int
     register: bool
     seed: int
 
@@ -171,8 +176,9 @@ class EngineCase:
         layer = self.layer.layer(rng, source, random_map(rng, source, 4))
         assert isinstance(layer, WeightedLayer)
         assert self.layer.folding is not None
-        engine = LayerEngine(FoldedLayer(layer, source, self.layer.folding),
-                             register=self.register)
+        engine = LayerEngine(
+            FoldedLayer(layer, source, self.layer.folding, self.source_pixels),
+            register=self.register)
         extreme = extreme_maps(layer, source, int(rng.integers(layer.filters)))
         return engine, np.concatenate([random_map(rng, source, images - 2), extreme])
 
@@ -236,9 +242,12 @@ def engines(draw: st.DrawFn) -> EngineCase:
     """A convolution or dense layer of any shape, format, mix of k and folding."""
     kind = draw(st.sampled_from(["convolution", "dense"]))
     shape = draw(_shapes(7, (1, 2, 3, 4, 6)))
+    layer = draw(_weighted(kind, shape, draw(activation_formats())))
+    assert layer.folding is not None
+    pixels = draw(_divisors(layer.output_shape(shape)[1]))
     return EngineCase(shape=shape, format=draw(activation_formats()), register=draw(st.booleans()),
-                      layer=draw(_weighted(kind, shape, draw(activation_formats()))),
-                      seed=draw(seeds()))
+                      layer=replace(layer, folding=replace(layer.folding, pixels=pixels)),
+                      source_pixels=draw(_divisors(shape[1])), seed=draw(seeds()))
 
 
 @st.composite

@@ -14,14 +14,34 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from amaranth import Const, Value
 from amaranth.lib import stream, wiring
 from amaranth.sim import Simulator
 
-__all__ = ["PERIOD", "Pauses", "Run", "get", "put", "run_streams"]
+from flightrtl.formats import IntArray
+
+__all__ = ["PERIOD", "Pauses", "Run", "as_map", "as_transfers", "get", "put", "run_streams"]
 
 PERIOD = 1e-6
 """Clock period of simulations, in simulated seconds; its value changes nothing."""
+
+
+def as_transfers(maps: IntArray, pixels: int) -> list[Any]:
+    """What a stream carries for (n, height, width, channels) maps, ``pixels`` at a time."""
+    n, height, width, channels = maps.shape
+    groups = maps.reshape(n, height, width // pixels, pixels, channels).swapaxes(3, 4)
+    values: list[Any] = groups.reshape(-1, pixels).tolist()
+    return values if pixels > 1 else [value for value, in values]
+
+
+def as_map(transfers: Sequence[Any], shape: tuple[int, int, int], pixels: int) -> IntArray:
+    """The maps that a stream carried: the reverse of :func:`as_transfers`."""
+    height, width, channels = shape
+    values = [[transfer[n] for n in range(pixels)] if pixels > 1 else [transfer]
+              for transfer in transfers]
+    groups = np.array(values, np.int64).reshape(-1, height, width // pixels, channels, pixels)
+    return groups.swapaxes(3, 4).reshape(-1, height, width, channels)
 
 
 async def put(ctx: Any, target: stream.Interface, payload: Any) -> None:

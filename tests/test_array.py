@@ -13,14 +13,16 @@ from tests.test_pe import random_codes
 def simulate(array, passes, words, *, seed=0, stall=0.0):
     """Random passes through an array; returns the run, checked against the twin."""
     rng = np.random.default_rng(seed)
-    simd, fmt = array.simd, array.activation
-    activations = rng.integers(fmt.min, fmt.max, (passes, words, simd), endpoint=True)
+    simd, fmt, pixels = array.simd, array.activation, array.pixels
+    activations = rng.integers(fmt.min, fmt.max, (passes, words, pixels, simd), endpoint=True)
     codes = random_codes(rng, (passes, words, array.lanes, simd), array.term)
-    put = [{"activations": activations[p, w].tolist(), "terms": codes[p, w].tolist(),
+    put = [{"activations": activations[p, w].ravel().tolist(), "terms": codes[p, w].tolist(),
             "last": int(w == words - 1)} for p in range(passes) for w in range(words)]
     run = run_streams(array, {"i": put}, {"o": passes * array.lanes}, seed=seed, stall=stall)
-    expected = [array.compute(activations[p], codes[p]).tolist() for p in range(passes)]
-    assert run["o"] == sum(expected, [])
+    expected = [np.stack([array.compute(activations[p, :, m], codes[p]) for m in range(pixels)],
+                         axis=-1) for p in range(passes)]
+    got = [[sums[m] for m in range(pixels)] if pixels > 1 else [sums] for sums in run["o"]]
+    assert got == np.concatenate(expected).tolist()
     return run
 
 

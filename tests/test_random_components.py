@@ -34,7 +34,7 @@ from tests.strategies import (
     term_formats,
     windows,
 )
-from tests.streams import run_streams
+from tests.streams import as_map, as_transfers, run_streams
 from tests.test_argmax import simulate as simulate_argmax
 from tests.test_array import simulate as simulate_array
 from tests.test_link import Rig
@@ -56,21 +56,24 @@ def test_shift_pe(simd, activation, term, exact, seed, stall):
 
 @given(lanes=st.integers(1, 6), simd=st.integers(1, 5), words=st.integers(1, 7),
        width=st.integers(4, 40), activation=activation_formats(), term=term_formats(),
-       seed=seeds(), stall=stalls("i", "o"))
-def test_array(lanes, simd, words, width, activation, term, seed, stall):
-    array = PEArray(lanes=lanes, simd=simd, width=width, activation=activation, term=term)
+       pixels=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
+def test_array(lanes, simd, words, width, activation, term, pixels, seed, stall):
+    array = PEArray(lanes=lanes, simd=simd, width=width, activation=activation, term=term,
+                    pixels=pixels)
     simulate_array(array, 5, words, seed=seed, stall=stall)
 
 
 @given(k=st.lists(st.integers(0, 4), min_size=1, max_size=9), lanes=st.integers(1, 7),
-       seed=seeds(), stall=stalls("i", "o"))
-def test_scheduler(k, lanes, seed, stall):
-    scheduler = FilterScheduler(k=k, lanes=lanes, width=16)
-    sums = np.random.default_rng(seed).integers(-3000, 3000, (3, scheduler.passes * lanes))
-    sums[:, sum(k):] = 0  # lanes without a slot, which have zero terms
-    run = run_streams(scheduler, {"i": sums.ravel().tolist()}, {"o": 3 * len(k)}, seed=seed,
+       pixels=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
+def test_scheduler(k, lanes, pixels, seed, stall):
+    scheduler = FilterScheduler(k=k, lanes=lanes, width=16, pixels=pixels)
+    slots = scheduler.passes * lanes
+    sums = np.random.default_rng(seed).integers(-3000, 3000, (1, 3, pixels, slots))
+    sums[..., sum(k):] = 0  # lanes without a slot, which have zero terms
+    run = run_streams(scheduler, {"i": as_transfers(sums, pixels)}, {"o": 3 * len(k)}, seed=seed,
                       stall=stall)
-    assert np.reshape(run["o"], (3, -1)).tolist() == scheduler.compute(sums).tolist()
+    found = as_map(run["o"], (3, pixels, len(k)), pixels)
+    assert found.reshape(-1, len(k)).tolist() == scheduler.compute(sums.ravel()).tolist()
 
 
 @given(width=st.integers(1, 40), depth=st.integers(1, 70), register=st.booleans(), seed=seeds(),
@@ -92,18 +95,20 @@ def test_window(parameters, seed, stall):
 
 @given(output=activation_formats(), filters=st.integers(1, 6), width=st.integers(3, 40),
        shifts=st.lists(st.integers(0, 31), min_size=1, max_size=3), register=st.booleans(),
-       seed=seeds(), stall=stalls("i", "o"))
-def test_requantizer(output, filters, width, shifts, register, seed, stall):
+       pixels=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
+def test_requantizer(output, filters, width, shifts, register, pixels, seed, stall):
     rng = np.random.default_rng(seed)
     low, high = -(1 << (width - 1)) + 3, (1 << (width - 1)) - 1
     requantizer = Requantizer(
         low=low, high=high, bias=rng.integers(low, high, filters, endpoint=True).tolist(),
-        shift=rng.choice(shifts, filters).tolist(), output=output, register=register)
-    sums = rng.integers(low, high, (12, filters), endpoint=True)
-    sums[0], sums[1], sums[2] = low, high, 0
-    run = run_streams(requantizer, {"i": sums.ravel().tolist()}, {"o": sums.size}, seed=seed,
-                      stall=stall)
-    assert run["o"] == requantizer.compute(sums).ravel().tolist()
+        shift=rng.choice(shifts, filters).tolist(), output=output, register=register,
+        pixels=pixels)
+    sums = rng.integers(low, high, (1, 12, pixels, filters), endpoint=True)
+    sums[:, 0], sums[:, 1], sums[:, 2] = low, high, 0
+    run = run_streams(requantizer, {"i": as_transfers(sums, pixels)}, {"o": 12 * filters},
+                      seed=seed, stall=stall)
+    found = as_map(run["o"], (12, pixels, filters), pixels)
+    np.testing.assert_array_equal(found, requantizer.compute(sums))
 
 
 @given(width=st.integers(1, 20), seed=seeds(), stall=stalls("i", "o"))
@@ -137,9 +142,10 @@ def test_engine(case, stall):
     engine, maps = case.build(images=4)
     expected = golden.apply(engine.folded.layer, maps)
     np.testing.assert_array_equal(engine.compute(maps), expected)
-    run = run_streams(engine, {"i": maps.ravel().tolist()}, {"o": expected.size}, seed=case.seed,
-                      stall=stall, timeout=400_000)
-    np.testing.assert_array_equal(np.reshape(run["o"], expected.shape), expected)
+    folded, pixels = engine.folded, engine.folded.folding.pixels
+    run = run_streams(engine, {"i": as_transfers(maps, folded.source_pixels)},
+                      {"o": expected.size // pixels}, seed=case.seed, stall=stall, timeout=400_000)
+    np.testing.assert_array_equal(as_map(run["o"], expected.shape[1:], pixels), expected)
 
 
 @given(cycles=st.integers(8, 40), error=st.floats(-MAX_BAUD_ERROR, MAX_BAUD_ERROR),

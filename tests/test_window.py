@@ -6,7 +6,7 @@ import pytest
 
 from flightrtl.gateware import SlidingWindow
 from flightrtl.gateware.linebuffer import Ring
-from tests.streams import run_streams
+from tests.streams import as_transfers, run_streams
 from tests.synthesis import cells
 
 
@@ -15,10 +15,13 @@ def simulate(window, images, *, seed=0, stall=0.0):
     expected = window.compute(images)
     words, simd = expected.shape[-2:]
     assert (*expected.shape[1:3], words) == (*window.output, window.words)
-    replayed = np.repeat(expected.reshape(-1, 1, words, simd), window.passes, axis=1)
+    # The words of neighbouring windows leave side by side.
+    abreast = expected.reshape(-1, 1, window.pixels, words, simd).swapaxes(2, 3)
+    replayed = np.repeat(abreast, window.passes, axis=1)
+    simd *= window.pixels
     count = replayed.size // simd
-    run = run_streams(window, {"i": images.ravel().tolist()}, {"o": count}, seed=seed,
-                      stall=stall, timeout=500 + 10 * (count + images.size))
+    run = run_streams(window, {"i": as_transfers(images, window.source_pixels)}, {"o": count},
+                      seed=seed, stall=stall, timeout=500 + 10 * (count + images.size))
     got = [[word.activations[n] for n in range(simd)] for word in run["o"]]
     assert got == replayed.reshape(-1, simd).tolist()
     assert [word.last for word in run["o"]] == [n % words == words - 1 for n in range(count)]
@@ -46,6 +49,16 @@ def test_no_pause_between_rows_and_images(column):
     assert set(np.diff(run.cycles["o"])) == {1}
 
 
+@pytest.mark.parametrize(("source_pixels", "pixels", "stride", "memories"), [
+    (1, 4, 1, 4), (4, 1, 1, 4), (2, 4, 1, 4), (4, 6, 1, 12), (3, 2, 2, 12)])
+def test_windows_side_by_side(source_pixels, pixels, stride, memories):
+    """As many memories as keep the pixels of every word, and of every transfer, apart."""
+    window = SlidingWindow(shape=(5, 12, 4), kernel=(3, 3), padding=(1, 1, 1, 1), simd=2,
+                           stride=(1, stride), pixels=pixels, source_pixels=source_pixels)
+    assert window.ring.lanes == memories
+    simulate(window, np.random.default_rng(0).integers(0, 256, (3, 5, 12, 4)))
+
+
 @pytest.mark.parametrize("register", [False, True])
 def test_latency(register):
     """Three cycles, or four, from the last activation that the first row of windows needs."""
@@ -68,9 +81,9 @@ def test_buffer_is_block_ram_without_emulation(family, ram, tmp_path):
 
 
 def test_ring_grows_only_where_that_is_free():
-    assert Ring.for_window(columns=28, width=32, height=3) == (8, 1, 32, 32)
-    assert Ring.for_window(columns=128, width=32, height=3) == (4, 1, 128, 32)
-    assert Ring.for_window(columns=10, width=8, height=3, column=True) == (8, 4, 16, 8)
+    assert Ring.for_window(columns=28, width=32, height=3) == (8, 1, 32, 32, 1)
+    assert Ring.for_window(columns=128, width=32, height=3) == (4, 1, 128, 32, 1)
+    assert Ring.for_window(columns=10, width=8, height=3, column=True) == (8, 4, 16, 8, 1)
     assert Ring.for_window(columns=128, width=32, height=3, least=5).rows == 8
 
 
@@ -81,6 +94,8 @@ def test_ring_grows_only_where_that_is_free():
     ({"simd": 4, "column": True}, "simd=4 must divide the 2 channels times 3 kernel rows"),
     ({"stride": (0, 1)}, "stride must be 1 to"),
     ({"passes": 0}, "passes must be 1 to"),
+    ({"pixels": 2}, "pixels=2 must divide the 3 columns of the result"),
+    ({"source_pixels": 2}, "source_pixels=2 must divide the 5 columns of the image"),
 ])
 def test_bad_parameters(change, message):
     parameters = {"shape": (5, 5, 2), "kernel": (3, 3), "simd": 2} | change

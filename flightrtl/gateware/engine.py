@@ -17,7 +17,7 @@ from ..model import Convolution, Dense, WeightedLayer
 from .array import PEArray
 from .buffer import StreamBuffer
 from .folding import FoldedLayer
-from .pe import activation_shape
+from .mapstream import map_shape
 from .requantize import Requantizer
 from .scheduler import FilterScheduler
 from .weights import WeightBuffer
@@ -56,8 +56,8 @@ class LayerEngine(wiring.Component):
 
     Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,033
     LUT4 and 8 block RAMs on iCE40, 1,054 and 3 on ECP5. Latency: an output pixel leaves
-    ``latency`` cycles after the last word of its window left the window buffer. Throughput: an
-    output pixel every :attr:`FoldedLayer.cycles_per_pixel` cycles.
+    ``latency`` cycles after the last word of its window left the window buffer. Throughput:
+    ``pixels`` output pixels every :attr:`FoldedLayer.cycles_per_pixel` cycles.
 
     Parameters
     ----------
@@ -69,9 +69,10 @@ class LayerEngine(wiring.Component):
     Members
     -------
     i : In(stream) of the source's activation
-        The input map by row, column, channel.
+        The input map by row, column, channel; ``folded.source_pixels`` pixels at a time.
     o : Out(stream) of the layer's activation
-        The output map by row, column, filter.
+        The output map by row, column, filter; ``folded.folding.pixels`` pixels at a time. See
+        :func:`~flightrtl.gateware.mapstream.map_shape`.
     """
 
     i: stream.Interface
@@ -85,21 +86,24 @@ class LayerEngine(wiring.Component):
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
             simd=folding.simd, column=folding.column, passes=folded.passes,
-            rows=folding.rows, register=register, format=source.format)
+            rows=folding.rows, register=register, format=source.format,
+            pixels=folding.pixels, source_pixels=folded.source_pixels)
         self.weights = WeightBuffer(folded, register=register)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
-                             activation=source.format, term=folded.term)
-        self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width)
+                             activation=source.format, term=folded.term,
+                             pixels=folding.pixels)
+        self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
+                                         pixels=folding.pixels)
         bias = layer.bias + negative_terms(layer)
         self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),
                                        shift=layer.shift.tolist(), output=layer.output,
-                                       register=register)
-        self.buffer = StreamBuffer(activation_shape(layer.output))
+                                       pixels=folding.pixels, register=register)
+        self.buffer = StreamBuffer(map_shape(layer.output, pixels=folding.pixels))
         # Array; the first slot's place in the chain; scheduler; requantizer; buffer.
         self.latency = self.array.latency + folding.lanes + 1 + 3 + 1
         super().__init__({
-            "i": In(stream.Signature(activation_shape(source.format))),
-            "o": Out(stream.Signature(activation_shape(layer.output))),
+            "i": In(self.window.i.signature.flip()),
+            "o": Out(self.buffer.o.signature),
         })
 
     def compute(self, images: ArrayLike) -> IntArray:

@@ -47,17 +47,21 @@ class Folding:
     rows : int
         Image rows that the line buffer holds at least; 0 for as many as the kernel needs. More
         rows keep a layer and the one before it from waiting for each other.
+    pixels : int
+        Neighbouring output pixels computed at the same time with the same weights, ``M``.
     """
 
     lanes: int
     simd: int
     column: bool = False
     rows: int = 0
+    pixels: int = 1
 
     def __post_init__(self) -> None:
         _integer(self.lanes, "lanes", 1, 1 << 16)
         _integer(self.simd, "simd", 1, 1 << 16)
         _integer(self.rows, "rows", 0, 1 << 16)
+        _integer(self.pixels, "pixels", 1, 1 << 12)
         if not isinstance(self.column, bool):
             raise TypeError(f"column must be True or False, not {self.column!r}")
 
@@ -77,11 +81,14 @@ class FoldedLayer:
         What feeds it.
     folding : Folding
         How it is folded.
+    source_pixels : int
+        Pixels that arrive at the same time.
 
     Raises
     ------
     ValueError
-        If ``simd`` does not divide the channels (or, by columns, the kernel column).
+        If ``simd`` does not divide the channels (or, by columns, the kernel column), ``pixels``
+        not the result's columns or ``source_pixels`` not the source's.
     TypeError
         If the layer's weights are no sums of terms.
     """
@@ -89,8 +96,10 @@ class FoldedLayer:
     layer: Convolution | Dense
     source: TensorType
     folding: Folding
+    source_pixels: int = 1
 
     def __post_init__(self) -> None:
+        _integer(self.source_pixels, "source_pixels", 1, 1 << 12)
         if not isinstance(self.layer.format, TermFormat):
             raise TypeError(f"layer {self.layer.name!r}: weights of {self.layer.format} cannot be "
                             "folded: use TermFormat")
@@ -101,6 +110,13 @@ class FoldedLayer:
                 f"layer {self.layer.name!r}: simd={folding.simd} does not fit {channels} input "
                 f"channels{' by kernel columns' if folding.column else ''}; it may be one of "
                 f"{', '.join(map(str, legal))}")
+        columns = self.layer.output_shape(self.source.shape)[1]
+        if columns % folding.pixels:
+            raise ValueError(f"layer {self.layer.name!r}: pixels={folding.pixels} must divide the "
+                             f"{columns} columns of its result")
+        if self.source.shape[1] % self.source_pixels:
+            raise ValueError(f"layer {self.layer.name!r}: source_pixels={self.source_pixels} must "
+                             f"divide the {self.source.shape[1]} columns of its input")
 
     @property
     def term(self) -> TermFormat:
@@ -140,7 +156,7 @@ class FoldedLayer:
 
     @cached_property
     def cycles_per_pixel(self) -> int:
-        """Cycles between output pixels when nothing upstream or downstream holds them up.
+        """Cycles between output pixels, ``M`` at a time, when nothing holds them up.
 
         The drain of a pass overlaps the next pass and takes a cycle for each step, so without
         pruned filters this is ``passes * max(words, lanes + 1)``. A pruned filter's step counts
@@ -170,7 +186,7 @@ class FoldedLayer:
     @property
     def cycles(self) -> int:
         """Cycles in which the layer is busy for one inference."""
-        return self.pixels * self.cycles_per_pixel
+        return self.pixels // self.folding.pixels * self.cycles_per_pixel
 
     @property
     def terms(self) -> int:
@@ -180,7 +196,8 @@ class FoldedLayer:
     @property
     def utilization(self) -> float:
         """Share of the lane-cycles of ``cycles`` that do a real term's work."""
-        return self.terms / (self.cycles * self.folding.lanes * self.folding.simd)
+        folding = self.folding
+        return self.terms / (self.cycles * folding.lanes * folding.simd * folding.pixels)
 
     @cached_property
     def words_of_terms(self) -> IntArray:

@@ -11,7 +11,6 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from ..formats import ActivationFormat, signed_bits
-from .pe import activation_shape
 
 __all__ = ["Ring", "RowStep", "RowWriter", "WindowReader"]
 
@@ -28,11 +27,13 @@ class Ring(NamedTuple):
     rows: int
     """Image rows."""
     banks: int
-    """Memories, each with every ``banks``-th row: as many as rows are read at the same time."""
+    """Memories that rows are dealt to in turn: as many as are read at the same time."""
     pitch: int
-    """Words from one image row to the next."""
+    """Words from one image row to the next, in one memory."""
     width: int
     """Bits of a word."""
+    lanes: int = 1
+    """Memories that the pixels of a row are dealt to in turn; ``banks`` times as many in all."""
 
     @property
     def depth(self) -> int:
@@ -41,22 +42,25 @@ class Ring(NamedTuple):
 
     @classmethod
     def for_window(cls, *, columns: int, width: int, height: int, least: int = 0,
-                   column: bool = False) -> Ring:
+                   column: bool = False, lanes: int = 1) -> Ring:
         """The ring for a kernel of some ``height`` and rows of ``columns`` words.
 
         Parameters
         ----------
         columns, width : int
-            Words of an image row, bits of a word.
+            Words of an image row in a memory, bits of a word.
         height : int
             Kernel height.
         least : int
             Rows that it must hold in any case.
         column : bool
             Whether a whole kernel column is read at a time.
+        lanes : int
+            Memories that share a row.
         """
         banks = 1 << ceil_log2(height) if column else 1
-        ring = cls(1 << ceil_log2(max(height + 1, least)), banks, 1 << ceil_log2(columns), width)
+        ring = cls(1 << ceil_log2(max(height + 1, least)), banks, 1 << ceil_log2(columns), width,
+                   lanes)
         free = max(256, min(2048, 4096 >> ceil_log2(width)))
         while ring.rows < 2 * height and 2 * ring.depth <= free:
             ring = ring._replace(rows=2 * ring.rows)
@@ -83,41 +87,49 @@ class RowWriter(wiring.Component):
         Activations.
     chunk : int
         Activations in a word.
-    columns : int
-        Words of an image row.
+    pixels : int
+        Pixels that arrive at the same time, each its channels one by one. Divides ``ring.lanes``.
+    per_pixel : int
+        Words of a pixel.
+    width : int
+        Pixels of an image row.
     ring : Ring
         The buffer.
 
     Members
     -------
-    valid, activation : In
-        An activation, taken unless ``full``.
+    valid, activations : In
+        ``pixels`` activations, taken unless ``full``.
     full : In(1)
         No row of the buffer is free.
-    word, word_done : Out
-        A whole word and whether it is there; with
-    column, slot : Out
-        its place in the row and the row's in the ring.
+    words, word_done : Out
+        ``pixels`` whole words and whether they are there; with
+    lane, column, slot : Out
+        which group of ``pixels`` memories they go to, their place there and the row's in the
+        ring.
     row_done : Out(1)
         That word is its row's last.
     """
 
     valid: Signal
-    activation: Signal
+    activations: Signal
     full: Signal
-    word: Signal
+    words: Signal
     word_done: Signal
     row_done: Signal
+    lane: Signal
     column: Signal
     slot: Signal
 
-    def __init__(self, *, format: ActivationFormat, chunk: int, columns: int,
-                 ring: Ring) -> None:
-        self._chunk, self._columns = chunk, columns
+    def __init__(self, *, format: ActivationFormat, chunk: int, pixels: int, per_pixel: int,
+                 width: int, ring: Ring) -> None:
+        self._bits, self._chunk, self._pixels = format.bits, chunk, pixels
+        self._per_pixel, self._width = per_pixel, width
+        self._groups = ring.lanes // pixels
         super().__init__({
-            "valid": In(1), "activation": In(activation_shape(format)), "full": In(1),
-            "word": Out(ring.width), "word_done": Out(1), "row_done": Out(1),
-            "column": Out(exact_log2(ring.pitch)),
+            "valid": In(1), "activations": In(format.bits * pixels), "full": In(1),
+            "words": Out(ring.width * pixels), "word_done": Out(1), "row_done": Out(1),
+            "lane": Out(range(self._groups)), "column": Out(exact_log2(ring.pitch)),
             "slot": Out(exact_log2(ring.rows)),
         })
 
@@ -125,21 +137,50 @@ class RowWriter(wiring.Component):
         m = Module()
         take = Signal()
         m.d.comb += take.eq(self.valid & ~self.full)
-        activation = Value.cast(self.activation).as_unsigned()
         if self._chunk == 1:
-            m.d.comb += [self.word.eq(activation), self.word_done.eq(take)]
+            m.d.comb += [self.words.eq(self.activations), self.word_done.eq(take)]
         else:
-            earlier = Signal(len(self.word) - len(activation), reset_less=True)
             count = Signal(range(self._chunk))
-            m.d.comb += [self.word.eq(Cat(earlier, activation)),
-                         self.word_done.eq(take & (count == self._chunk - 1))]
+            m.d.comb += self.word_done.eq(take & (count == self._chunk - 1))
+            parts: list[Value] = []
+            for pixel in range(self._pixels):
+                earlier = Signal(self._bits * (self._chunk - 1), reset_less=True,
+                                 name=f"earlier_{pixel}" if self._pixels > 1 else "earlier")
+                word = Cat(earlier, self.activations.word_select(pixel, self._bits))
+                parts.append(word)
+                with m.If(take):
+                    m.d.sync += earlier.eq(word[self._bits:])
+            m.d.comb += self.words.eq(Cat(*parts))
             with m.If(take):
-                m.d.sync += [earlier.eq(self.word[len(activation):]), count.eq(count + 1)]
+                m.d.sync += count.eq(count + 1)
                 with m.If(count == self._chunk - 1):
                     m.d.sync += count.eq(0)
-        m.d.comb += self.row_done.eq(self.word_done & (self.column == self._columns - 1))
+        groups, per_pixel = self._groups, self._per_pixel
+        # The last word's place: rows need not fill all memories to the same column.
+        turns = self._width // self._pixels
+        columns = -(-turns // groups) * per_pixel
+        m.d.comb += self.row_done.eq(self.word_done & (self.column == columns - 1)
+                                     & (self.lane == (turns - 1) % groups))
         with m.If(self.word_done):
             m.d.sync += self.column.eq(self.column + 1)
+        if groups > 1:
+            # A pixel's words go to one memory; the next pixel's to the next, at the same place.
+            pixel_ends = Signal()
+            first = Signal.like(self.column)
+            if per_pixel == 1:
+                m.d.comb += pixel_ends.eq(self.word_done)
+            else:
+                number = Signal(range(per_pixel))
+                m.d.comb += pixel_ends.eq(self.word_done & (number == per_pixel - 1))
+                with m.If(self.word_done):
+                    m.d.sync += number.eq(Mux(pixel_ends, 0, number + 1))
+            with m.If(pixel_ends):
+                with m.If(self.lane == groups - 1):
+                    m.d.sync += [self.lane.eq(0), first.eq(self.column + 1)]
+                with m.Else():
+                    m.d.sync += [self.lane.eq(self.lane + 1), self.column.eq(first)]
+            with m.If(self.row_done):
+                m.d.sync += [self.lane.eq(0), first.eq(0)]
         with m.If(self.row_done):
             m.d.sync += [self.column.eq(0), self.slot.eq(self.slot + 1)]
         return m
@@ -158,6 +199,8 @@ class WindowReader(wiring.Component):
         Activations in a memory word.
     output : (int, int)
         Rows and columns of windows.
+    pixels : int
+        Windows at the same time, neighbours in a row.
     steps : sequence of RowStep
         What each row of windows needs.
     ring : Ring
@@ -171,12 +214,15 @@ class WindowReader(wiring.Component):
         A row of the image is complete.
     valid : Out(1)
         There is a word to take; with
-    column, slot : Out
-        its place in the row (outside the row in the padding) and the row's in the ring,
+    columns, slot : Out
+        its place in each of the memories that share a row (outside the row in the padding) and
+        the row's in the ring,
+    lane : Out
+        the memory that has the first window's pixel; the next window's is ``stride`` on,
     last : Out(1)
         whether it is its pass's last (and is taken),
     inside, real : Out
-        whether its column, and each kernel row in it, lie on the image.
+        whether each window's column, and each kernel row in it, lie on the image.
     released : Out
         Rows that nobody needs any more.
     """
@@ -187,24 +233,25 @@ class WindowReader(wiring.Component):
     last: Signal
     inside: Signal
     real: Signal
-    column: Signal
+    columns: Signal
+    lane: Signal
     slot: Signal
     released: Signal
 
     def __init__(self, *, shape: tuple[int, ...], kernel: tuple[int, ...],
                  stride: tuple[int, ...], padding: tuple[int, ...], column: bool, chunk: int,
-                 passes: int, output: tuple[int, int], steps: Sequence[RowStep],
+                 passes: int, output: tuple[int, int], pixels: int, steps: Sequence[RowStep],
                  ring: Ring) -> None:
         self._shape, self._kernel, self._stride, self._padding = shape, kernel, stride, padding
         self._by_column, self._passes, self._output = column, passes, output
-        self._steps, self._ring = list(steps), ring
+        self._steps, self._ring, self._pixels = list(steps), ring, pixels
         self._per_pixel = shape[2] // chunk
         lanes = kernel[0] if column else 1
-        farthest = (shape[1] + padding[3] + stride[1]) * self._per_pixel
+        self._address_bits = exact_log2(ring.pitch)
         super().__init__({
             "fetch": In(1), "row_written": In(1),
-            "valid": Out(1), "last": Out(1), "inside": Out(1), "real": Out(lanes),
-            "column": Out(signed(signed_bits(-padding[2] * self._per_pixel, farthest))),
+            "valid": Out(1), "last": Out(1), "inside": Out(pixels), "real": Out(lanes),
+            "columns": Out(self._address_bits * ring.lanes), "lane": Out(range(ring.lanes)),
             "slot": Out(exact_log2(ring.rows)), "released": Out(range(ring.rows + 1)),
         })
 
@@ -221,7 +268,8 @@ class WindowReader(wiring.Component):
         # Nested loops, the fastest first. That a loop is in its last round is known from a
         # register, so that all conditions are a few registers and one late `go`.
         for name, limit in (("word", run), ("kernel_row", kernel_rows),
-                            ("replay", self._passes), ("across", self._output[1]),
+                            ("replay", self._passes),
+                            ("across", self._output[1] // self._pixels),
                             ("row", len(steps))):
             count = Signal(range(limit), name=name)
             at_end = Signal(name=f"{name}_at_end", init=limit == 1)
@@ -260,21 +308,7 @@ class WindowReader(wiring.Component):
         m.d.comb += self.released.eq(Mux(row_ends, release, 0))
         m.d.sync += slack.eq(slack + self.row_written - Mux(row_ends, less, 0))
 
-        # Columns: a run starts at the window's left edge, which may lie in the padding.
-        edge = Signal.like(self.column, init=-self._padding[2] * per_pixel)
-        column = Signal.like(edge)
-        following = Signal.like(edge)
-        m.d.comb += following.eq(edge + self._stride[1] * per_pixel)
-        with m.If(go):
-            m.d.sync += column.eq(column + 1)
-        with m.If(run_wraps):
-            m.d.sync += column.eq(edge)
-        with m.If(window_ends):
-            m.d.sync += [edge.eq(following), column.eq(following)]
-        with m.If(row_ends):
-            m.d.sync += [edge.eq(edge.init), column.eq(edge.init)]
-        m.d.comb += [self.column.eq(column),
-                     self.inside.eq((column >= 0) & (column < self._shape[1] * per_pixel))]
+        self._walk_columns(m, go, run_wraps, window_ends, row_ends)
 
         # Rows: the ring's slot of the kernel row, modulo the ring's size.
         base = Signal.like(self.slot, init=-self._padding[0] % self._ring.rows)
@@ -295,3 +329,74 @@ class WindowReader(wiring.Component):
         else:
             m.d.comb += self.real.eq(real.bit_select(kernel_row, 1))
         return m
+
+    def _walk_columns(self, m: Module, go: Signal, run_wraps: Signal, window_ends: Signal,
+                      row_ends: Signal) -> None:
+        """Where in a row the word lies: a run starts at the left edge, perhaps in the padding."""
+        per_pixel, width = self._per_pixel, self._shape[1]
+        stride, lanes = self._stride[1] * self._pixels, self._ring.lanes
+        left = -self._padding[2]
+        # Words from the row's start, as if one memory had them all: what lies on the image.
+        farthest = (width + self._padding[3] + stride) * per_pixel
+        column = Signal(signed(signed_bits(left * per_pixel, farthest)), name="column",
+                        init=left * per_pixel)
+        edge = Signal.like(column, name="edge")
+        following = Signal.like(column, name="following")
+        m.d.comb += following.eq(edge + stride * per_pixel)
+        self._walk(m, column, edge, following, go, run_wraps, window_ends, row_ends, column + 1)
+        for pixel in range(self._pixels):
+            ahead = pixel * self._stride[1] * per_pixel
+            m.d.comb += self.inside[pixel].eq((column >= -ahead)
+                                              & (column < width * per_pixel - ahead))
+        if lanes == 1:
+            m.d.comb += self.columns.eq(column[:self._address_bits])
+            return
+
+        # The same in one of several memories: a place there, and which one it is.
+        place = Signal(signed(max(column.shape().width, self._address_bits + 1)), name="place",
+                       init=(left // lanes) * per_pixel)
+        lane = Signal(range(lanes), name="lane_now", init=left % lanes)
+        first = Signal.like(place, name="place_at_edge")
+        first_lane = Signal.like(lane, name="lane_at_edge")
+        next_first, next_lane = Signal.like(place), Signal.like(lane)
+        whole, rest = divmod(stride, lanes)
+        turns = Signal()
+        m.d.comb += [
+            turns.eq(first_lane >= lanes - rest if rest else 0),
+            next_lane.eq(Mux(turns, first_lane - (lanes - rest), first_lane + rest)),
+            next_first.eq(first + whole * per_pixel + Mux(turns, per_pixel, 0)),
+        ]
+        pixel_ends = Signal()
+        if per_pixel == 1:
+            m.d.comb += pixel_ends.eq(1)
+        else:
+            number = Signal(range(per_pixel))
+            m.d.comb += pixel_ends.eq(number == per_pixel - 1)
+            with m.If(go):
+                m.d.sync += number.eq(Mux(pixel_ends, 0, number + 1))
+        leaves = Signal()       # for the first memory, where the next words of pixels lie
+        m.d.comb += leaves.eq(lane == lanes - 1)
+        onward = Mux(pixel_ends & ~leaves, place - (per_pixel - 1), place + 1)
+        self._walk(m, place, first, next_first, go, run_wraps, window_ends, row_ends, onward)
+        self._walk(m, lane, first_lane, next_lane, go, run_wraps, window_ends, row_ends,
+                   Mux(pixel_ends, Mux(leaves, 0, lane + 1), lane))
+        m.d.comb += self.lane.eq(lane)
+        # Windows further right may already be in the next word of pixels.
+        later = Signal(self._address_bits, name="later")
+        m.d.comb += later.eq(place + per_pixel)
+        for memory in range(lanes):
+            m.d.comb += self.columns.word_select(memory, self._address_bits).eq(
+                Mux(lane > memory, later, place[:self._address_bits]))
+
+    @staticmethod
+    def _walk(m: Module, now: Signal, edge: Signal, following: Signal, go: Signal,
+              run_wraps: Signal, window_ends: Signal, row_ends: Signal, onward: Value) -> None:
+        """A coordinate that goes on with each word and back to the window's edge after a run."""
+        with m.If(go):
+            m.d.sync += now.eq(onward)
+        with m.If(run_wraps):
+            m.d.sync += now.eq(edge)
+        with m.If(window_ends):
+            m.d.sync += [edge.eq(following), now.eq(following)]
+        with m.If(row_ends):
+            m.d.sync += [edge.eq(edge.init), now.eq(edge.init)]

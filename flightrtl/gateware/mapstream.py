@@ -9,7 +9,12 @@ from amaranth.lib import data, stream
 from ..formats import ActivationFormat, _integer
 from .pe import activation_shape
 
-__all__ = ["map_shape", "map_signature", "map_values"]
+__all__ = ["map_shape", "map_signature", "map_values", "vector"]
+
+
+def vector(shape: ShapeLike, count: int) -> ShapeLike:
+    """An array of ``count`` of a shape; one of them is just itself."""
+    return shape if count == 1 else data.ArrayLayout(shape, count)
 
 
 def map_shape(format: ActivationFormat, *, pixels: int = 1, channels: int = 1) -> ShapeLike:
@@ -28,8 +33,7 @@ def map_shape(format: ActivationFormat, *, pixels: int = 1, channels: int = 1) -
         1 or more.
     """
     count = _integer(pixels, "pixels", 1, 1 << 12) * _integer(channels, "channels", 1, 1 << 12)
-    shape = activation_shape(format)
-    return shape if count == 1 else data.ArrayLayout(shape, count)
+    return vector(activation_shape(format), count)
 
 
 def map_signature(format: ActivationFormat, *, pixels: int = 1,

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
-from .pe import activation_shape
+from .mapstream import map_shape, map_values, vector
 from .weights import RomStream
 
 __all__ = ["Requantizer"]
@@ -21,8 +21,8 @@ __all__ = ["Requantizer"]
 class Requantizer(wiring.Component):
     """``clamp((accumulator + bias) >> shift)``, with the biases and shifts of each filter in turn.
 
-    Cost: an adder of the accumulator's width, a multiplexer stage for each bit that the span of
-    the shifts takes, the clamp, and a ROM. Equal shifts cost nothing. For 24 filters, 20 bits in
+    Cost, for each pixel: an adder of the accumulator's width, a multiplexer stage for each bit
+    that the span of the shifts takes, and the clamp; one ROM. Equal shifts cost nothing. For 24 filters, 20 bits in
     and 8 out, 87 LUT4 on iCE40 and 98 on ECP5, and 123 and 137 with four kinds of shifts
     (``python -m benchmarks components``). Latency: 3 cycles.
     Throughput: a value per cycle.
@@ -35,14 +35,16 @@ class Requantizer(wiring.Component):
         One per filter. Shifts are 0 or more.
     output : ActivationFormat
         What is clamped to.
+    pixels : int
+        Pixels side by side, with the same filter at the same time.
     register : bool
         See :class:`~flightrtl.gateware.weights.RomStream`.
 
     Members
     -------
-    i : In(stream) of signed
+    i : In(stream) of signed, an array of them if there are several pixels
         Accumulators, in filter order, as wide as ``low`` to ``high`` needs.
-    o : Out(stream) of the output's shape
+    o : Out(stream) of the output's shape, see :func:`~flightrtl.gateware.mapstream.map_shape`
         One activation for each.
     """
 
@@ -50,19 +52,20 @@ class Requantizer(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, low: int, high: int, bias: Sequence[int], shift: Sequence[int],
-                 output: ActivationFormat, register: bool = False) -> None:
+                 output: ActivationFormat, pixels: int = 1, register: bool = False) -> None:
         self.bias = [int(value) for value in bias]
         self.shift = [_integer(int(value), "shift", 0, 63) for value in shift]
         if len(self.bias) != len(self.shift) or not self.bias:
             raise ValueError(f"bias and shift must name the same filters, at least one, not "
                              f"{len(self.bias)} and {len(self.shift)}")
         self.output = output
+        self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
         self.register = register
         self.width = signed_bits(low, high)
         self.total_width = signed_bits(low + min(self.bias), high + max(self.bias))
         super().__init__({
-            "i": In(stream.Signature(signed(self.width))),
-            "o": Out(stream.Signature(activation_shape(output))),
+            "i": In(stream.Signature(vector(signed(self.width), pixels))),
+            "o": Out(stream.Signature(map_shape(output, pixels=pixels))),
         })
 
     def compute(self, accumulators: ArrayLike) -> IntArray:
@@ -88,30 +91,35 @@ class Requantizer(wiring.Component):
             self.i.ready.eq(advance & rom.o.valid),
             rom.o.ready.eq(advance & self.i.valid),
         ]
-        total = Signal(signed(self.total_width), reset_less=True)
         shifts = Signal(shift_bits, reset_less=True)
-        # Beyond the output's range only "too low" and "too high" matter, so that the shifter
-        # drops what the least shift drops before it starts.
-        value = total >> least
-        for bit in range(shift_bits):
-            value = Mux(shifts[bit], value >> (1 << bit), value)
-        shifted = Signal(signed(max(1, self.total_width - least)), reset_less=True)
         with m.If(advance):
-            m.d.sync += [
-                valid.eq((valid << 1) | (self.i.valid & rom.o.valid)),
-                total.eq(self.i.payload + rom.o.payload[:bias_bits].as_signed()),
-                shifts.eq(rom.o.payload[bias_bits:]),
-                shifted.eq(value),
-                self.o.payload.eq(shifted),
-            ]
-            # A value is in range if its bits above the output's all equal its sign.
-            upper = shifted[self.output.bits - self.output.signed:]
-            with m.If(~shifted[-1] & upper.any()):
-                m.d.sync += self.o.payload.eq(self.output.max)
-            if self.output.signed:
-                with m.If(shifted[-1] & ~upper.all()):
-                    m.d.sync += self.o.payload.eq(self.output.min)
-            else:
-                with m.If(shifted[-1]):
-                    m.d.sync += self.o.payload.eq(0)
+            m.d.sync += [valid.eq((valid << 1) | (self.i.valid & rom.o.valid)),
+                         shifts.eq(rom.o.payload[bias_bits:])]
+        for pixel, (accumulator, result) in enumerate(zip(
+                map_values(self.i.payload), map_values(self.o.payload), strict=True)):
+            suffix = f"_{pixel}" if self.pixels > 1 else ""
+            total = Signal(signed(self.total_width), name=f"total{suffix}", reset_less=True)
+            # Beyond the output's range only "too low" and "too high" matter, so that the shifter
+            # drops what the least shift drops before it starts.
+            value = total >> least
+            for bit in range(shift_bits):
+                value = Mux(shifts[bit], value >> (1 << bit), value)
+            shifted = Signal(signed(max(1, self.total_width - least)), name=f"shifted{suffix}",
+                             reset_less=True)
+            with m.If(advance):
+                m.d.sync += [
+                    total.eq(accumulator + rom.o.payload[:bias_bits].as_signed()),
+                    shifted.eq(value),
+                    result.eq(shifted),
+                ]
+                # A value is in range if its bits above the output's all equal its sign.
+                upper = shifted[self.output.bits - self.output.signed:]
+                with m.If(~shifted[-1] & upper.any()):
+                    m.d.sync += result.eq(self.output.max)
+                if self.output.signed:
+                    with m.If(shifted[-1] & ~upper.all()):
+                        m.d.sync += result.eq(self.output.min)
+                else:
+                    with m.If(shifted[-1]):
+                        m.d.sync += result.eq(0)
         return m

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import IntArray, _integer
 from .folding import drain_program
+from .mapstream import map_values, vector
 from .weights import RomStream
 
 __all__ = ["FilterScheduler"]
@@ -25,8 +26,8 @@ class FilterScheduler(wiring.Component):
     passes whatever the mix of ``k``, filters straddle passes, and this component, reading the
     slots in order, needs one adder and the list of where filters end.
 
-    Cost: one adder and two registers of ``width`` bits, and a ROM of a few bits per slot; 61 LUT4
-    on iCE40 and 65 on ECP5 for 24 filters and 20 bits (``python -m benchmarks components``).
+    Cost: an adder and two registers of ``width`` bits for each pixel, and one ROM of a few bits
+    per slot; 61 LUT4 on iCE40 and 65 on ECP5 for 24 filters and 20 bits (``python -m benchmarks components``).
     Latency: 1 cycle from a filter's last slot. Throughput: a slot per cycle; a filter with
     ``k = 0`` takes a cycle too.
 
@@ -40,24 +41,27 @@ class FilterScheduler(wiring.Component):
         Lanes of the array.
     width : int
         Bits of a sum. Sums are modulo ``2**width``.
+    pixels : int
+        Pixels side by side, each with its own adder.
 
     Members
     -------
-    i : In(stream) of signed(width)
+    i : In(stream) of signed(width), an array of them if there are several pixels
         Sums of slots, ``lanes`` for each pass.
-    o : Out(stream) of signed(width)
+    o : Out(stream) of the same
         Sums of filters, in order; 0 for a filter with ``k = 0``.
     """
 
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, *, k: Sequence[int], lanes: int, width: int) -> None:
+    def __init__(self, *, k: Sequence[int], lanes: int, width: int, pixels: int = 1) -> None:
         self.k = tuple(_integer(terms, "k", 0, 64) for terms in k)
         if not self.k:
             raise ValueError("k must name at least one filter")
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
+        self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
         self.program = drain_program(self.k, self.lanes)
         # Filters with k = 0 before the first slot wait for it, without taking it: otherwise the
         # constants of an image would leave before it arrives.
@@ -66,8 +70,8 @@ class FilterScheduler(wiring.Component):
         """Whether each step needs a slot to be there."""
         self.passes = sum(takes for takes, _ in self.program) // self.lanes
         super().__init__({
-            "i": In(stream.Signature(signed(width))),
-            "o": Out(stream.Signature(signed(width))),
+            "i": In(stream.Signature(vector(signed(width), pixels))),
+            "o": Out(stream.Signature(vector(signed(width), pixels))),
         })
 
     def compute(self, sums: Sequence[int]) -> IntArray:
@@ -91,21 +95,25 @@ class FilterScheduler(wiring.Component):
 
         room = Signal()
         step = Signal()
-        total = Signal(signed(self.width))
-        carry = Signal(signed(self.width))
         m.d.comb += [
             room.eq(~ends | ~self.o.valid | self.o.ready),
             self.i.ready.eq(program.o.valid & takes & room),
             step.eq(program.o.valid & (~waits | self.i.valid) & room),
             program.o.ready.eq(step),
-            total.eq(carry + self.i.payload),
         ]
-        if max(self.k) <= 1 and sum(self.k) == self.passes * self.lanes:
-            m.d.comb += total.eq(self.i.payload)
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(step):
-            with m.If(ends):
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(Mux(takes, total, 0))]
-            m.d.sync += carry.eq(Mux(ends, 0, total))
+        with m.If(step & ends):
+            m.d.sync += self.o.valid.eq(1)
+        adds = max(self.k) > 1 or sum(self.k) != self.passes * self.lanes
+        for pixel, (slot, result) in enumerate(zip(map_values(self.i.payload),
+                                                   map_values(self.o.payload), strict=True)):
+            suffix = f"_{pixel}" if self.pixels > 1 else ""
+            total = Signal(signed(self.width), name=f"total{suffix}")
+            carry = Signal(signed(self.width), name=f"carry{suffix}")
+            m.d.comb += total.eq(carry + slot if adds else slot)
+            with m.If(step):
+                with m.If(ends):
+                    m.d.sync += result.eq(Mux(takes, total, 0))
+                m.d.sync += carry.eq(Mux(ends, 0, total))
         return m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer
 from .linebuffer import Ring, RowStep, RowWriter, WindowReader
+from .mapstream import map_shape
 from .pe import activation_shape
 
 __all__ = ["SlidingWindow"]
@@ -24,15 +26,17 @@ class SlidingWindow(wiring.Component):
     The buffer is a ring of image rows in block RAM. Windows of one row of output are read while
     the rows below it are still arriving, and a new image may follow the last without a gap.
     Padding is never stored: a word that falls outside the image is forced to zero on its way
-    out.
+    out. With several ``pixels`` the windows of as many neighbouring output pixels leave side by
+    side; pixels of a row then lie in different memories.
 
     Cost: the block RAM of a :class:`Ring`; a register of ``simd`` activations on either side
-    of it, and by columns a rotation of its banks; counters. For 3x3 windows on 7x7x16, padded,
+    of it, by columns a rotation of its banks, for several pixels a multiplexer of as many
+    memories as their windows' places differ; counters. For 3x3 windows on 7x7x16, padded,
     4 activations a word: 158 LUT4 and 2 block RAMs on iCE40, 147 and 1 on ECP5; 12 a word by
     columns: 353 and 8, 341 and 4 (``python -m benchmarks components``).
     Latency: an output row starts when the last image row that it needs is in; its first word is
-    valid 3 cycles after the last activation of that row. Throughput: a word per cycle,
-    a new activation per cycle.
+    valid 3 cycles after the last activation of that row. Throughput: a word per cycle and pixel,
+    a transfer of new activations per cycle.
 
     Parameters
     ----------
@@ -57,13 +61,18 @@ class SlidingWindow(wiring.Component):
         :class:`~flightrtl.gateware.weights.RomStream`. Adds 1 cycle of latency.
     format : ActivationFormat
         Activations.
+    pixels : int
+        Windows side by side; divides the columns of windows.
+    source_pixels : int
+        Pixels of a transfer of ``i``; divides the image's width.
 
     Members
     -------
-    i : In(stream) of the activation's shape
+    i : In(stream), see :func:`~flightrtl.gateware.mapstream.map_shape`
         The image by row, column, channel.
     o : Out(stream) of struct
-        ``activations``: a word; ``last``: 1 on a pass's last word.
+        ``activations``: a word for each pixel, pixel after pixel; ``last``: 1 on a pass's last
+        word.
     """
 
     i: stream.Interface
@@ -73,7 +82,8 @@ class SlidingWindow(wiring.Component):
                  stride: tuple[int, int] = (1, 1),
                  padding: tuple[int, int, int, int] = (0, 0, 0, 0), column: bool = False,
                  passes: int = 1, rows: int = 0, register: bool = False,
-                 format: ActivationFormat = ActivationFormat()) -> None:
+                 format: ActivationFormat = ActivationFormat(), pixels: int = 1,
+                 source_pixels: int = 1) -> None:
         self.shape = tuple(_integer(n, "shape", 1, 1 << 16) for n in shape)
         self.kernel = tuple(_integer(n, "kernel", 1, 1 << 16) for n in kernel)
         self.stride = tuple(_integer(n, "stride", 1, 1 << 16) for n in stride)
@@ -98,21 +108,41 @@ class SlidingWindow(wiring.Component):
         self.chunk = self.simd // lanes
         """Channels of one pixel in a word."""
         self.output = (spare[0] // self.stride[0] + 1, spare[1] // self.stride[1] + 1)
+        self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
+        self.source_pixels = _integer(source_pixels, "source_pixels", 1, 1 << 12)
+        for name, count, size in (("pixels", pixels, self.output[1]),
+                                  ("source_pixels", source_pixels, width)):
+            if size % count:
+                raise ValueError(f"{name}={count} must divide the {size} columns of the "
+                                 f"{'result' if name == 'pixels' else 'image'}")
         self.steps = self._row_steps()
         """What each output row needs of the buffer, from the top of the image down."""
-        self.columns = width * channels // self.chunk
-        """Memory words of an image row."""
+        self.per_pixel = channels // self.chunk
+        """Memory words of a pixel."""
+        # The windows' pixels lie in different memories, and so do the pixels of a transfer.
+        lanes = self.memories(self.stride[1], pixels, source_pixels)
         # Rows at the bottom that are in no window must pass through all the same.
         most = max(rows, *(max(step.rows, step.release) for step in self.steps))
-        self.ring = Ring.for_window(columns=self.columns, width=self.chunk * format.bits,
-                                    height=self.kernel[0], least=most, column=column)
+        self.ring = Ring.for_window(columns=-(-width // lanes) * self.per_pixel,
+                                    width=self.chunk * format.bits, height=self.kernel[0],
+                                    least=most, column=column, lanes=lanes)
         super().__init__({
-            "i": In(stream.Signature(activation_shape(format))),
+            "i": In(stream.Signature(map_shape(format, pixels=source_pixels))),
             "o": Out(stream.Signature(data.StructLayout({
-                "activations": data.ArrayLayout(activation_shape(format), self.simd),
+                "activations": data.ArrayLayout(activation_shape(format), self.simd * pixels),
                 "last": 1,
             }))),
         })
+
+    @staticmethod
+    def memories(stride: int, pixels: int, source_pixels: int) -> int:
+        """Memories that share a row."""
+        return lcm(stride * pixels if pixels > 1 else 1, source_pixels)
+
+    @property
+    def transfers(self) -> int:
+        """Transfers of ``i`` that bring an image row."""
+        return self.shape[1] // self.source_pixels * self.shape[2]
 
     @property
     def words(self) -> int:
@@ -151,11 +181,12 @@ class SlidingWindow(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.writer = writer = RowWriter(
-            format=self.format, chunk=self.chunk, columns=self.columns, ring=self.ring)
+            format=self.format, chunk=self.chunk, pixels=self.source_pixels,
+            per_pixel=self.per_pixel, width=self.shape[1], ring=self.ring)
         m.submodules.reader = reader = WindowReader(
             shape=self.shape, kernel=self.kernel, stride=self.stride, padding=self.padding,
             column=self.column, chunk=self.chunk, passes=self.passes, output=self.output,
-            steps=self.steps, ring=self.ring)
+            pixels=self.pixels, steps=self.steps, ring=self.ring)
 
         # Rows that are complete and not yet released.
         used = Signal(range(self.ring.rows + 1))
@@ -164,37 +195,43 @@ class SlidingWindow(wiring.Component):
             writer.full.eq(used == self.ring.rows),
             reader.row_written.eq(writer.row_done),
             writer.valid.eq(self.i.valid),
-            writer.activation.eq(self.i.payload),
+            writer.activations.eq(Value.cast(self.i.payload)),
             self.i.ready.eq(~writer.full),
         ]
         ring = self.ring
         slot_bits, bank_bits = exact_log2(ring.rows), exact_log2(ring.banks)
-        data_out = []
+        address_bits = exact_log2(ring.pitch)
+        read_words: list[Value] = []        # memory by memory, the lanes of a bank together
         for bank in range(ring.banks):
-            ram: memory.Memory[Any, Any] = memory.Memory(
-                shape=ring.width, depth=ring.depth, init=[], attrs={"no_rw_check": "1"})
-            m.submodules[f"ram_{bank}"] = ram
-            write, read = ram.write_port(), ram.read_port(domain="comb")
-            # An asynchronous port and a register of our own: synthesis joins them to a block
-            # RAM without the logic that would define a read during a write. The reader never
-            # uses such a word: it stays off the rows that are being written.
-            word = Signal(ring.width, name=f"word_{bank}", reset_less=True)
             # Of the rows of a window, a bank before the first one's has one a turn later.
             turn = Signal(slot_bits - bank_bits, name=f"turn_{bank}")
-            m.d.comb += [
-                turn.eq(reader.slot[bank_bits:] + (reader.slot[:bank_bits] > bank)),
-                read.addr.eq(Cat(reader.column[:exact_log2(ring.pitch)], turn)),
-                write.addr.eq(Cat(writer.column, writer.slot[bank_bits:])),
-                write.en.eq(writer.word_done & (writer.slot[:bank_bits] == bank)),
-                write.data.eq(writer.word),
-            ]
-            with m.If(reader.fetch):
-                m.d.sync += word.eq(read.data)
-            data_out.append(word)
+            m.d.comb += turn.eq(reader.slot[bank_bits:] + (reader.slot[:bank_bits] > bank))
+            for lane in range(ring.lanes):
+                suffix = f"{bank}_{lane}" if ring.lanes > 1 else f"{bank}"
+                ram: memory.Memory[Any, Any] = memory.Memory(
+                    shape=ring.width, depth=ring.depth, init=[], attrs={"no_rw_check": "1"})
+                m.submodules[f"ram_{suffix}"] = ram
+                write, read = ram.write_port(), ram.read_port(domain="comb")
+                # An asynchronous port and a register of our own: synthesis joins them to a
+                # block RAM without the logic that would define a read during a write. The
+                # reader never uses such a word: it stays off the rows that are being written.
+                word = Signal(ring.width, name=f"word_{suffix}", reset_less=True)
+                group, part = divmod(lane, self.source_pixels)
+                m.d.comb += [
+                    read.addr.eq(Cat(reader.columns.word_select(lane, address_bits), turn)),
+                    write.addr.eq(Cat(writer.column, writer.slot[bank_bits:])),
+                    write.en.eq(writer.word_done & (writer.lane == group)
+                                & (writer.slot[:bank_bits] == bank)),
+                    write.data.eq(writer.words.word_select(part, ring.width)),
+                ]
+                with m.If(reader.fetch):
+                    m.d.sync += word.eq(read.data)
+                read_words.append(word)
 
         # Behind the memory: what travels with a word, perhaps through one more register, and
         # the output register, which forces padding to zero.
-        flags = data.StructLayout({"last": 1, "inside": 1, "bank": bank_bits,
+        flags = data.StructLayout({"last": 1, "inside": self.pixels, "bank": bank_bits,
+                                   "lane": range(ring.lanes),
                                    "real": self.kernel[0] if self.column else 1})
         beside: Any = Signal(flags, reset_less=True)
         valid, advance, moves = Signal(), Signal(), Signal()
@@ -202,30 +239,56 @@ class SlidingWindow(wiring.Component):
         with m.If(reader.fetch):
             m.d.sync += [valid.eq(reader.valid), beside.last.eq(reader.last),
                          beside.inside.eq(reader.inside), beside.real.eq(reader.real),
-                         beside.bank.eq(reader.slot[:bank_bits])]
+                         beside.lane.eq(reader.lane), beside.bank.eq(reader.slot[:bank_bits])]
         if self.register:
             held = Signal.like(beside)
             held_valid = Signal()
-            words = [Signal.like(word, name=f"held_{n}") for n, word in enumerate(data_out)]
+            held_words = [Signal.like(word, name=f"held_{n}")
+                          for n, word in enumerate(read_words)]
             m.d.comb += moves.eq(~held_valid | advance)
             with m.If(moves):
                 m.d.sync += [held_valid.eq(valid), held.eq(beside),
-                             *(kept.eq(word) for kept, word in zip(words, data_out, strict=True))]
-            valid, beside, data_out = held_valid, held, words
+                             *(kept.eq(word)
+                               for kept, word in zip(held_words, read_words, strict=True))]
+            valid, beside, read_words = held_valid, held, list(held_words)
         else:
             m.d.comb += moves.eq(advance)
-        # The bank of the upper kernel row comes first: a rotation, one multiplexer for each bit
-        # of its number.
-        rotated: list[Value] = list(data_out)
-        for bit in range(bank_bits):
-            rotated = [Mux(beside.bank[bit], rotated[(n + (1 << bit)) % ring.banks], rotated[n])
-                       for n in range(ring.banks)]
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(valid), self.o.payload.last.eq(beside.last)]
-            for lane in range(self.simd // self.chunk):
-                target = Value.cast(self.o.payload.activations)
-                part = target[lane * ring.width:(lane + 1) * ring.width]
-                m.d.sync += part.eq(rotated[lane])
-                with m.If(~(beside.inside & beside.real[lane])):
-                    m.d.sync += part.eq(0)
+            target = Value.cast(self.o.payload.activations)
+            for pixel in range(self.pixels):
+                words = self._of_pixel(m, pixel, beside.lane, read_words)
+                # The bank of the upper kernel row comes first: a rotation, one multiplexer for
+                # each bit of its number.
+                for bit in range(bank_bits):
+                    words = [Mux(beside.bank[bit], words[(n + (1 << bit)) % ring.banks], words[n])
+                             for n in range(ring.banks)]
+                rows = self.simd // self.chunk
+                for row in range(rows):
+                    place = target.word_select(pixel * rows + row, ring.width)
+                    m.d.sync += place.eq(words[row])
+                    with m.If(~(beside.inside[pixel] & beside.real[row])):
+                        m.d.sync += place.eq(0)
         return m
+
+    def _of_pixel(self, m: Module, pixel: int, lane: Value, words: list[Value]) -> list[Value]:
+        """One word of each bank: from the memory that has this window's pixel."""
+        ring, stride, left = self.ring, self.stride[1], -self.padding[2]
+        if ring.lanes == 1:
+            return list(words)
+        # Where the first window's pixel can be; only between these is a choice.
+        places = sorted({(left + column * stride + tap) % ring.lanes
+                         for column in range(0, self.output[1], self.pixels)
+                         for tap in range(self.kernel[1])})
+        chosen: list[Value] = []
+        for bank in range(ring.banks):
+            of_bank = words[bank * ring.lanes:(bank + 1) * ring.lanes]
+            choice = Signal(ring.width, name=f"choice_{bank}_{pixel}")
+            with m.Switch(lane):
+                for place in places[:-1]:
+                    with m.Case(place):
+                        m.d.comb += choice.eq(of_bank[(place + pixel * stride) % ring.lanes])
+                with m.Default():
+                    m.d.comb += choice.eq(of_bank[(places[-1] + pixel * stride) % ring.lanes])
+            chosen.append(choice)
+        return chosen

@@ -53,8 +53,9 @@ class _Engine:
     def __init__(self, engine: LayerEngine) -> None:
         window, array = engine.window, engine.array
         self.rows, self.steps = window.ring.rows, window.steps
-        self.values = window.columns * window.chunk  # of an image row
-        self.words, self.windows = window.words, window.passes * window.output[1]
+        self.values = window.transfers  # of an image row
+        self.words = window.words
+        self.windows = window.passes * window.output[1] // window.pixels
         self.lanes = array.lanes
         self.top = 1 << (array.latency - 2)
         self.mask = (self.top << 1) - 1
