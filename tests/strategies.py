@@ -28,6 +28,7 @@ from flightrtl.formats import (
 from flightrtl.gateware import FoldedLayer, Folding, Network
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.link import Frame
+from flightrtl.gateware.pool import pooled_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
 from tests.models import extreme_maps, random_layer, random_map
 from tests.streams import Pauses
@@ -112,8 +113,13 @@ def pools(draw: st.DrawFn) -> dict[str, Any]:
     """Parameters of a pooling component; with ``bias`` among them it is one of sums."""
     shape = draw(_shapes(7, (1, 2, 3)))
     kernel = draw(st.integers(1, shape[0])), draw(st.integers(1, shape[1]))
-    parameters: dict[str, Any] = {"shape": shape, "kernel": kernel, "stride": draw(strides(4)),
-                                  "format": draw(activation_formats())}
+    stride = draw(strides(4))
+    if draw(st.booleans()):
+        stride = stride[0], kernel[1]       # as it must be for several pixels
+    pixels = draw(st.sampled_from([n for n in range(1, shape[1] + 1) if shape[1] % n == 0
+                                   and pooled_pixels(n, kernel[1], stride[1])]))
+    parameters: dict[str, Any] = {"shape": shape, "kernel": kernel, "stride": stride,
+                                  "format": draw(activation_formats()), "pixels": pixels}
     if draw(st.booleans()):
         parameters |= {"bias": draw(st.integers(-300, 300)), "shift": draw(st.integers(0, 8)),
                        "output": draw(activation_formats())}
@@ -250,6 +256,16 @@ def engines(draw: st.DrawFn) -> EngineCase:
                       source_pixels=draw(_divisors(shape[1])), seed=draw(seeds()))
 
 
+def _pools_take(pixels: int, pools: Sequence[LayerCase]) -> bool:
+    """Whether poolings that follow each other can take as many pixels at a time."""
+    for pool in pools:
+        after = pooled_pixels(pixels, pool.kernel[1], pool.stride[1])
+        if after is None:
+            return False
+        pixels = after
+    return True
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> NetworkCase:
     """Up to four layers of any kind and a dense one, on images of up to 8 x 8 x 4."""
@@ -265,5 +281,17 @@ def networks(draw: st.DrawFn) -> NetworkCase:
                                     output=output))
         shape = layers[-1].output_shape(shape)
     layers[-1] = replace(layers[-1], output=ActivationFormat(draw(st.integers(1, 16)), True))
+    for n, layer in enumerate(layers[:-1]):
+        if layer.folding is None:
+            continue
+        shape = first
+        for before in layers[:n + 1]:
+            shape = before.output_shape(shape)
+        following = next(m for m in range(n + 1, len(layers)) if layers[m].folding is not None)
+        pools = layers[n + 1:following]
+        counts = [count for count in range(1, shape[1] + 1)
+                  if shape[1] % count == 0 and _pools_take(count, pools)]
+        layers[n] = replace(layer, folding=replace(layer.folding,
+                                                   pixels=draw(st.sampled_from(counts))))
     return NetworkCase(shape=first, format=draw(activation_formats()), layers=tuple(layers),
                        register=draw(st.booleans()), seed=draw(seeds()))

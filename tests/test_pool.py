@@ -6,7 +6,7 @@ import pytest
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware.pool import MaxPooling, SumPooling
-from tests.streams import run_streams
+from tests.streams import as_map, as_transfers, run_streams
 from tests.synthesis import cells
 
 
@@ -17,9 +17,11 @@ def random_images(rng, count, pool):
 
 def simulate(pool, images, *, seed=0, stall=0.0):
     expected = pool.compute(images)
-    run = run_streams(pool, {"i": images.ravel().tolist()}, {"o": expected.size}, seed=seed,
-                      stall=stall, timeout=200 + 40 * images.size)
-    np.testing.assert_array_equal(np.reshape(run["o"], expected.shape), expected)
+    pixels = pool.output_pixels
+    run = run_streams(pool, {"i": as_transfers(images, pool.pixels)},
+                      {"o": expected.size // pixels}, seed=seed, stall=stall,
+                      timeout=200 + 40 * images.size)
+    np.testing.assert_array_equal(as_map(run["o"], expected.shape[1:], pixels), expected)
     return run
 
 

@@ -31,18 +31,19 @@ from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
+from .transfers import stream_pixels
 
 __all__ = ["Network", "require_supported", "unsupported"]
 
 Stage = LayerEngine | MaxPooling | SumPooling
 
 
-def _stage(layer: Layer, source: TensorType, folding: Folding | None, register: bool) -> Stage:
-    """The component that computes one layer."""
+def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | None,
+           register: bool) -> Stage:
+    """The component that computes one layer, fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
-        if folding is None:
-            raise ValueError(f"layer {layer.name!r} needs a folding")
-        folded = FoldedLayer(layer, source, folding)
+        assert folding is not None      # stream_pixels has seen to that
+        folded = FoldedLayer(layer, source, folding, pixels)
         if isinstance(layer, Dense):
             return DenseEngine(folded, register=register)
         if isinstance(layer, Convolution):
@@ -50,10 +51,10 @@ def _stage(layer: Layer, source: TensorType, folding: Folding | None, register: 
     if isinstance(layer, SumPool):
         return SumPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
                           bias=layer.bias, shift=layer.shift, format=source.format,
-                          output=layer.output)
+                          output=layer.output, pixels=pixels)
     if isinstance(layer, MaxPool):
         return MaxPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
-                          format=source.format)
+                          format=source.format, pixels=pixels)
     raise TypeError(f"no gateware for {layer!r}")
 
 
@@ -126,7 +127,9 @@ class Network(wiring.Component):
     Raises
     ------
     ValueError
-        If a layer has no folding, a folding no layer, or a folding does not fit its layer.
+        If a layer has no folding, a folding no layer, a folding does not fit its layer, or the
+        layers do not agree on the pixels of a transfer
+        (:func:`~flightrtl.gateware.transfers.stream_pixels`).
     ModelError
         If there is no gateware for a layer, or the layers do not form a chain.
     """
@@ -142,8 +145,12 @@ class Network(wiring.Component):
         if unknown:
             raise ValueError(f"no layer with weights is called {', '.join(sorted(unknown))}")
         self.model = model
-        self.stages = {layer.name: _stage(layer, model.source(layer), foldings.get(layer.name),
-                                          memory_register)
+        pixels = stream_pixels(model, foldings)
+        if pixels[model.layers[-1].name] > 1:
+            raise ValueError(f"layer {model.layers[-1].name!r} gives the logits: it must be "
+                             "folded with pixels=1")
+        self.stages = {layer.name: _stage(layer, model.source(layer), pixels[layer.inputs[0]],
+                                          foldings.get(layer.name), memory_register)
                        for layer in model.layers}
         self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
         super().__init__({

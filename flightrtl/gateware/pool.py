@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
+from amaranth import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
+from .fold import WindowFold, windows_along
+from .mapstream import map_shape, map_values
 from .pe import activation_shape
 
-__all__ = ["MaxPooling", "SumPooling"]
+__all__ = ["MaxPooling", "SumPooling", "pooled_pixels"]
+
+
+def pooled_pixels(pixels: int, kernel: int, stride: int) -> int | None:
+    """Pixels of a transfer behind a pooling, for ``pixels`` before it; None if it takes no such.
+
+    Windows must lie in whole transfers, or transfers in whole windows.
+
+    >>> pooled_pixels(4, 2, 2), pooled_pixels(2, 8, 8), pooled_pixels(2, 3, 2)
+    (2, 1, None)
+    """
+    if pixels == 1:
+        return 1
+    if kernel != stride or (pixels % kernel and kernel % pixels):
+        return None
+    return max(1, pixels // kernel)
 
 
 def _pair(value: tuple[int, int], name: str, high: tuple[int, int]) -> tuple[int, int]:
@@ -29,143 +45,6 @@ def _pair(value: tuple[int, int], name: str, high: tuple[int, int]) -> tuple[int
             _integer(horizontal, f"{name} (horizontal)", 1, high[1]))
 
 
-def _outputs(size: int, kernel: int, stride: int) -> int:
-    """Windows along one axis."""
-    return (size - kernel) // stride + 1
-
-
-class _Axis:
-    """Where a raster is along one axis, and what that means for the windows there."""
-
-    def __init__(self, m: Module, step: Value, size: int, kernel: int, stride: int,
-                 name: str) -> None:
-        position = Signal(range(size), name=name)
-        phase = Signal(range(stride), name=f"{name}_phase")
-        outputs = _outputs(size, kernel, stride)
-        self.last = position == size - 1
-        self.wraps = phase == stride - 1
-        self.starts = phase == 0
-        # Windows end at kernel - 1 + n * stride; the second half only matters if they overlap.
-        self.ends = (phase == (kernel - 1) % stride) & (position >= kernel - 1)
-        self.used = (phase < kernel) & (position < outputs * stride)
-        with m.If(step):
-            m.d.sync += [
-                position.eq(Mux(self.last, 0, position + 1)),
-                phase.eq(Mux(self.last | self.wraps, 0, phase + 1)),
-            ]
-
-
-class _Fold(wiring.Component):
-    """Combines the values of each window that does not overlap its neighbour in the same row.
-
-    Each open window has an accumulator in a memory, ``columns * channels`` words deep. Windows of
-    one column that overlap vertically are words side by side: the chain moves on by one at each
-    row in which a window starts, and the last of them is the one that ends next.
-
-    Latency: 2 cycles from the last value of a window. Throughput: one value per cycle.
-
-    Parameters
-    ----------
-    shape, kernel, stride
-        As in :class:`MaxPooling`; ``kernel[1] <= stride[1]``.
-    value, accumulator, result : shape-like
-        What comes in, what is stored, what goes out.
-    initial : int
-        The empty window.
-    combine, finish : callable
-        Accumulator and value to accumulator; accumulator to result.
-    """
-
-    i: stream.Interface
-    o: stream.Interface
-
-    def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int],
-                 stride: tuple[int, int], value: ShapeLike, accumulator: ShapeLike,
-                 result: ShapeLike, initial: int, combine: Callable[[Value, Value], Value],
-                 finish: Callable[[Value], Value]) -> None:
-        self.shape, self.kernel, self.stride = shape, kernel, stride
-        self.accumulator, self.initial = accumulator, initial
-        self.combine, self.finish = combine, finish
-        super().__init__({"i": In(stream.Signature(value)), "o": Out(stream.Signature(result))})
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        height, width, channels = self.shape
-        count = -(-self.kernel[0] // self.stride[0])
-
-        # Where the value at the input stands.
-        step = Signal()
-        m.d.comb += step.eq(self.i.valid & self.i.ready)
-        channel = Signal(range(channels))
-        last = channel == channels - 1
-        with m.If(step):
-            m.d.sync += channel.eq(Mux(last, 0, channel + 1))
-        x = _Axis(m, step & last, width, self.kernel[1], self.stride[1], "x")
-        y = _Axis(m, step & last & x.last, height, self.kernel[0], self.stride[0], "y")
-
-        # Its accumulators' address: every column of a window goes through the same ones.
-        depth = _outputs(width, self.kernel[1], self.stride[1]) * channels
-        address, base = Signal(range(depth)), Signal(range(depth))
-        with m.If(step):
-            m.d.sync += address.eq(address + 1)
-            with m.If(last & x.last):
-                m.d.sync += [address.eq(0), base.eq(0)]
-            with m.Elif(last & x.wraps):
-                m.d.sync += base.eq(address + 1)
-            with m.Elif(last):
-                m.d.sync += address.eq(base)
-
-        # First stage: the value beside its accumulators, as they were before.
-        #
-        # An asynchronous read port with a register behind it, and no_rw_check: a synchronous port
-        # promises the old word when it is written in the same cycle, for which Yosys adds logic.
-        # Here nobody looks at such a word. With two or more channels, two values that follow each
-        # other have different addresses; with one, `previous` stands in.
-        word = data.ArrayLayout(self.accumulator, count)
-        memory: Memory[Any, Any] = Memory(shape=word, depth=depth, init=[],
-                                     attrs={"no_rw_check": "1"})
-        m.submodules.memory = memory
-        read = memory.read_port(domain="comb")
-        write = memory.write_port()
-        full, starts, ends = Signal(), Signal(), Signal()
-        value = Signal.like(self.i.payload, reset_less=True)
-        stored = Signal(word, reset_less=True)
-        m.d.comb += read.addr.eq(address)
-        with m.If(self.i.ready):
-            m.d.sync += [
-                full.eq(self.i.valid & x.used),
-                starts.eq(x.starts & y.starts),
-                ends.eq(x.ends & y.ends),
-                value.eq(self.i.payload),
-                stored.eq(read.data),
-                write.addr.eq(address),
-            ]
-        before = Signal(word)
-        m.d.comb += before.eq(stored)
-        if channels == 1:
-            again = Signal()
-            previous = Signal(word, reset_less=True)
-            with m.If(self.i.ready):
-                m.d.sync += again.eq(full & (address == write.addr))
-            with m.If(write.en):
-                m.d.sync += previous.eq(write.data)
-            with m.If(again):
-                m.d.comb += before.eq(previous)
-
-        # Second stage: combine, store, and emit where the window ends.
-        done = ~ends | ~self.o.valid | self.o.ready
-        m.d.comb += [self.i.ready.eq(~full | done), write.en.eq(full & done)]
-        for n in range(count):
-            shifted = before[n - 1] if n else self.initial
-            m.d.comb += write.data[n].eq(self.combine(Mux(starts, shifted, before[n]), value))
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [
-                self.o.valid.eq(full & ends),
-                self.o.payload.eq(self.finish(write.data[count - 1])),
-            ]
-        return m
-
-
 class _Pooling(wiring.Component):
     """What max- and sum-pooling share."""
 
@@ -174,7 +53,7 @@ class _Pooling(wiring.Component):
 
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int],
                  stride: tuple[int, int], format: ActivationFormat,
-                 output: ActivationFormat) -> None:
+                 output: ActivationFormat, pixels: int) -> None:
         try:
             height, width, channels = shape
         except (TypeError, ValueError):
@@ -186,16 +65,24 @@ class _Pooling(wiring.Component):
         self.stride = _pair(stride, "stride", (limit, limit))
         self.format = format
         self.output = output
+        self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
+        after = pooled_pixels(pixels, self.kernel[1], self.stride[1])
+        if self.shape[1] % pixels or after is None:
+            raise ValueError(f"pixels={pixels} does not fit windows of {self.kernel[1]} columns, "
+                             f"stride {self.stride[1]}, on {self.shape[1]}: it must divide the "
+                             "columns, and divide the stride or be a multiple of it, which must "
+                             "be the kernel's width")
+        self.output_pixels = after
         super().__init__({
-            "i": In(stream.Signature(activation_shape(format))),
-            "o": Out(stream.Signature(activation_shape(output))),
+            "i": In(stream.Signature(map_shape(format, pixels=pixels))),
+            "o": Out(stream.Signature(map_shape(output, pixels=after))),
         })
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the result."""
-        return (_outputs(self.shape[0], self.kernel[0], self.stride[0]),
-                _outputs(self.shape[1], self.kernel[1], self.stride[1]), self.shape[2])
+        return (windows_along(self.shape[0], self.kernel[0], self.stride[0]),
+                windows_along(self.shape[1], self.kernel[1], self.stride[1]), self.shape[2])
 
     def _windows(self, images: ArrayLike) -> IntArray:
         """The windows of ``images``: (images, rows, columns, channels, kernel, kernel)."""
@@ -233,21 +120,64 @@ class _Pooling(wiring.Component):
             # Windows overlap in a row: fold along rows first. A row of pixels is to this stage
             # what an image one pixel wide is to the next, so that both are the same component.
             partial = self._accumulator(kernel[1], self._empty)
-            m.submodules.columns = columns = _Fold(
+            m.submodules.columns = columns = WindowFold(
                 shape=(width, 1, channels), kernel=(kernel[1], 1), stride=(stride[1], 1),
                 value=activation_shape(self.format), accumulator=partial, result=partial,
                 initial=self._empty, combine=self._combine, finish=lambda value: value)
             wiring.connect(m, source, columns.i)
             width, kernel, stride = self.output_shape[1], (kernel[0], 1), (stride[0], 1)
             source = columns.o
-        m.submodules.rows = rows = _Fold(
+        accumulator = self._accumulator(self.kernel[0] * self.kernel[1], self._initial)
+        if self.pixels > 1:
+            self._fold_pixels(m, accumulator)
+            return m
+        m.submodules.rows = rows = WindowFold(
             shape=(height, width, channels), kernel=kernel, stride=stride,
             value=source.payload.shape(), result=activation_shape(self.output),
-            accumulator=self._accumulator(self.kernel[0] * self.kernel[1], self._initial),
-            initial=self._initial, combine=self._combine, finish=self._finish)
+            accumulator=accumulator, initial=self._initial, combine=self._combine,
+            finish=self._finish)
         wiring.connect(m, source, rows.i)
         wiring.connect(m, rows.o, wiring.flipped(self.o))
         return m
+
+    def _fold_pixels(self, m: Module, accumulator: Shape) -> None:
+        """Fold what is in a transfer first, then transfers, several windows side by side."""
+        height, width, channels = self.shape
+        count, together = self.output_pixels, min(self.pixels, self.kernel[1])
+        value = self._accumulator(together, self._empty)
+        across = self.kernel[1] // together
+
+        def parts(word: Value, shape: Shape) -> list[Value]:
+            fields = [word.word_select(n, shape.width) for n in range(count)]
+            return [field.as_signed() if shape.signed else field for field in fields]
+
+        def combine(before: Value, values: Value) -> Value:
+            return Cat(self._combine(old, now)[:accumulator.width] for old, now in zip(
+                parts(before, accumulator), parts(values, value), strict=True))
+
+        def finish(word: Value) -> Value:
+            return Cat(self._finish(old)[:self.output.bits] for old in parts(word, accumulator))
+
+        empty = self._initial & ((1 << accumulator.width) - 1)
+        m.submodules.rows = rows = WindowFold(
+            shape=(height, width // self.pixels, channels), kernel=(self.kernel[0], across),
+            stride=(self.stride[0], across), value=unsigned(value.width * count),
+            accumulator=unsigned(accumulator.width * count),
+            result=unsigned(self.output.bits * count),
+            initial=sum(empty << (n * accumulator.width) for n in range(count)),
+            combine=combine, finish=finish)
+        folded = []
+        for n in range(count):
+            near = map_values(self.i.payload)[n * together:(n + 1) * together]
+            total = Signal(value, name=f"together_{n}")
+            m.d.comb += total.eq(reduce(self._combine, near))
+            folded.append(total)
+        m.d.comb += [
+            rows.i.valid.eq(self.i.valid), rows.i.payload.eq(Cat(*folded)),
+            self.i.ready.eq(rows.i.ready),
+            self.o.valid.eq(rows.o.valid), Value.cast(self.o.payload).eq(rows.o.payload),
+            rows.o.ready.eq(self.o.ready),
+        ]
 
 
 class MaxPooling(_Pooling):
@@ -271,18 +201,28 @@ class MaxPooling(_Pooling):
         larger, rows and columns between them are dropped.
     format : ActivationFormat
         Of input and output.
+    pixels : int
+        Pixels of a transfer of ``i``. More than one: see :func:`pooled_pixels`.
 
     Members
     -------
     i : In(stream) of activation
-        Images back to back, each in (row, column, channel) order.
+        Images back to back, each in (row, column, channel) order; for several pixels see
+        :func:`~flightrtl.gateware.mapstream.map_shape`.
     o : Out(stream) of activation
-        Results in the same order.
+        Results in the same order, ``output_pixels`` at a time.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or ``pixels`` does not fit the windows.
     """
 
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int],
-                 stride: tuple[int, int], format: ActivationFormat = ActivationFormat()) -> None:
-        super().__init__(shape=shape, kernel=kernel, stride=stride, format=format, output=format)
+                 stride: tuple[int, int], format: ActivationFormat = ActivationFormat(),
+                 pixels: int = 1) -> None:
+        super().__init__(shape=shape, kernel=kernel, stride=stride, format=format, output=format,
+                         pixels=pixels)
         self._empty = self._initial = format.min
 
     def compute(self, images: ArrayLike) -> IntArray:
@@ -309,7 +249,7 @@ class SumPooling(_Pooling):
 
     Parameters
     ----------
-    shape, kernel, stride, format
+    shape, kernel, stride, format, pixels
         As in :class:`MaxPooling`; ``format`` is that of the input.
     bias : int
         Added to each sum; holds the rounding half.
@@ -320,17 +260,16 @@ class SumPooling(_Pooling):
 
     Members
     -------
-    i : In(stream) of activation
-        Images back to back, each in (row, column, channel) order.
-    o : Out(stream) of activation
-        Results in the same order.
+    i, o
+        As in :class:`MaxPooling`.
     """
 
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int],
                  stride: tuple[int, int], bias: int, shift: int,
                  format: ActivationFormat = ActivationFormat(),
-                 output: ActivationFormat = ActivationFormat()) -> None:
-        super().__init__(shape=shape, kernel=kernel, stride=stride, format=format, output=output)
+                 output: ActivationFormat = ActivationFormat(), pixels: int = 1) -> None:
+        super().__init__(shape=shape, kernel=kernel, stride=stride, format=format, output=output,
+                         pixels=pixels)
         self.bias = _integer(bias, "bias", -(1 << 62), 1 << 62)
         self.shift = _integer(shift, "shift", 0, 62)
         self._empty, self._initial = 0, self.bias

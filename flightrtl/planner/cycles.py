@@ -195,6 +195,10 @@ class _Pool:
 
     def __init__(self, pool: MaxPooling | SumPooling) -> None:
         (height, width, channels), kernel, stride = pool.shape, pool.kernel, pool.stride
+        if pool.pixels > 1:     # what lies in one transfer takes no time
+            width //= pool.pixels
+            kernel = kernel[0], kernel[1] // min(pool.pixels, kernel[1])
+            stride = stride[0], kernel[1]
         self.folds = []
         if kernel[1] > stride[1]:
             self.folds.append(_Fold((width, 1, channels), (kernel[1], 1), (stride[1], 1)))

@@ -1,0 +1,54 @@
+"""How many pixels the streams between the layers of a network carry at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..model import INPUT, Add, MaxPool, Model, WeightedLayer
+from .folding import Folding
+from .pool import pooled_pixels
+
+__all__ = ["stream_pixels"]
+
+
+def stream_pixels(model: Model, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    """Pixels of a transfer, for the image (under :data:`INPUT`) and every layer's result.
+
+    The image comes pixel by pixel; a layer with weights gives as many as its folding says and
+    takes any number; poolings and additions give what follows from what they take.
+
+    Parameters
+    ----------
+    model : Model
+        Checked.
+    foldings : mapping of str to Folding
+        For each layer with weights, by name.
+
+    Raises
+    ------
+    ValueError
+        If a pooling cannot take what the layer before it gives, or an addition is given
+        different numbers; names the layers and the foldings to change.
+    """
+    pixels = {INPUT: 1}
+    for layer in model.layers:
+        given = [pixels[name] for name in layer.inputs]
+        if isinstance(layer, WeightedLayer):
+            if layer.name not in foldings:
+                raise ValueError(f"layer {layer.name!r} needs a folding")
+            after: int | None = foldings[layer.name].pixels
+        elif isinstance(layer, Add):
+            after = given[0] if given[0] == given[1] else None
+            if after is None:
+                raise ValueError(f"layer {layer.name!r} adds {layer.inputs[0]!r}, which gives "
+                                 f"{given[0]} pixels at a time, and {layer.inputs[1]!r}, which "
+                                 f"gives {given[1]}: fold them with the same number")
+        else:
+            assert isinstance(layer, MaxPool)
+            after = pooled_pixels(given[0], layer.kernel[1], layer.stride[1])
+            if after is None:
+                raise ValueError(f"layer {layer.name!r} cannot take {given[0]} pixels at a time "
+                                 f"with windows of {layer.kernel[1]} columns, stride "
+                                 f"{layer.stride[1]}: fold what feeds it with pixels=1")
+        pixels[layer.name] = after
+    return pixels
