@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -28,6 +28,26 @@ def drain_program(k: Sequence[int], lanes: int) -> list[tuple[bool, bool]]:
         steps += [(True, False)] * (terms - 1) + [(terms > 0, True)]
     taken = sum(k)
     return steps + [(True, False)] * (max(1, -(-taken // lanes)) * lanes - taken)
+
+
+@lru_cache(maxsize=1 << 16)      # the planner asks for every folding of a layer
+def _cycles_per_pixel(k: tuple[int, ...], lanes: int, words: int) -> int:
+    if 0 not in k and lanes + 1 <= words:
+        return max(1, -(-sum(k) // lanes)) * words
+    loaded = step = start = 0
+    last_take = -1
+    for _ in range(4):  # pixels; the pattern repeats after the first
+        start, taken = loaded, 0
+        for number, (takes, _) in enumerate(drain_program(k, lanes)):
+            # A pixel starts with its first pass, even where that is for pruned filters.
+            if number == 0 or (takes and taken and taken % lanes == 0):
+                # A pass ends no earlier than the chain is empty.
+                loaded = max(loaded + words, last_take + 1)
+                step = max(step, loaded + 1)
+            if takes:
+                taken, last_take = taken + 1, step
+            step += 1
+    return loaded - start
 
 
 @dataclass(frozen=True)
@@ -154,7 +174,7 @@ class FoldedLayer:
         """The drain's steps for one pixel, see :func:`drain_program`."""
         return drain_program(self.layer.k, self.folding.lanes)
 
-    @cached_property
+    @property
     def cycles_per_pixel(self) -> int:
         """Cycles between output pixels, ``M`` at a time, when nothing holds them up.
 
@@ -162,20 +182,7 @@ class FoldedLayer:
         pruned filters this is ``passes * max(words, lanes + 1)``. A pruned filter's step counts
         only where the drain, not the array, sets the pace.
         """
-        loaded = step = start = 0
-        last_take = -1
-        for _ in range(4):  # pixels; the pattern repeats after the first
-            start, taken = loaded, 0
-            for number, (takes, _) in enumerate(self.drain_program):
-                # A pixel starts with its first pass, even where that is for pruned filters.
-                if number == 0 or (takes and taken and taken % self.folding.lanes == 0):
-                    # A pass ends no earlier than the chain is empty.
-                    loaded = max(loaded + self.words, last_take + 1)
-                    step = max(step, loaded + 1)
-                if takes:
-                    taken, last_take = taken + 1, step
-                step += 1
-        return loaded - start
+        return _cycles_per_pixel(self.layer.k, self.folding.lanes, self.words)
 
     @property
     def pixels(self) -> int:

@@ -36,13 +36,13 @@ def stream_pixels(model: Model, foldings: Mapping[str, Folding]) -> dict[str, in
         if isinstance(layer, WeightedLayer):
             if layer.name not in foldings:
                 raise ValueError(f"layer {layer.name!r} needs a folding")
-            after: int | None = foldings[layer.name].pixels
+            pixels[layer.name] = foldings[layer.name].pixels
         elif isinstance(layer, Add):
-            after = given[0] if given[0] == given[1] else None
-            if after is None:
+            if given[0] != given[1]:
                 raise ValueError(f"layer {layer.name!r} adds {layer.inputs[0]!r}, which gives "
                                  f"{given[0]} pixels at a time, and {layer.inputs[1]!r}, which "
                                  f"gives {given[1]}: fold them with the same number")
+            pixels[layer.name] = given[0]
         else:
             assert isinstance(layer, MaxPool)
             after = pooled_pixels(given[0], layer.kernel[1], layer.stride[1])
@@ -50,5 +50,5 @@ def stream_pixels(model: Model, foldings: Mapping[str, Folding]) -> dict[str, in
                 raise ValueError(f"layer {layer.name!r} cannot take {given[0]} pixels at a time "
                                  f"with windows of {layer.kernel[1]} columns, stride "
                                  f"{layer.stride[1]}: fold what feeds it with pixels=1")
-        pixels[layer.name] = after
+            pixels[layer.name] = after
     return pixels
