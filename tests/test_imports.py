@@ -25,7 +25,7 @@ PACKAGES = {  # who may import what, of our own
 # those below. A folder's modules are all on its floor.
 FLOORS = [
     {"errors", "files", "progress"},
-    {"formats"},
+    {"formats", "shiftadd"},
     {"model"},
     {"rules", "container", "models", "check", "document", "modelfile", "golden", "datasets",
      "samples", "boards"},
