@@ -9,7 +9,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from flightrtl import toolchain
+from flightrtl import implement, toolchain
 
 __all__ = ["cells"]
 
@@ -25,9 +25,10 @@ def cells(dut: wiring.Component, family: str, folder: Path) -> Counter[str]:
     """Cells of ``dut`` by type, synthesized for a family of :data:`SYNTHESIS` in ``folder``."""
     (folder / "dut.il").write_text(rtlil.convert(dut), encoding="utf-8")
     command = SYNTHESIS[family]
-    top = " -top top" if command.startswith("synth_") else ""
+    if command.startswith("synth_"):
+        command = f"{implement.SPLIT_NETS}; {command} -top top"
     toolchain.run(toolchain.find("yosys"), [
-        "-q", "-p", f"read_rtlil dut.il; hierarchy -top top; {command}{top}; write_json dut.json",
+        "-q", "-p", f"read_rtlil dut.il; hierarchy -top top; {command}; write_json dut.json",
     ], folder=folder, log="dut.log")
     module = json.loads((folder / "dut.json").read_text(encoding="utf-8"))["modules"]["top"]
     return Counter(cell["type"] for cell in module["cells"].values())

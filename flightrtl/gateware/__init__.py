@@ -5,6 +5,9 @@ them with accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it
 :class:`FilterScheduler` joins what it computed into filters and :class:`Requantizer` brings them
 back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
 :class:`Network` is a chain of engines and pools.
+
+A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, a
+:class:`ShiftAddGraph` of its weights and a :class:`ParallelRequantizer`, a pixel per cycle.
 """
 
 from .argmax import Argmax
@@ -12,17 +15,24 @@ from .array import PEArray
 from .buffer import StreamBuffer
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
+from .hardwired import HardwiredConvolution, HardwiredDense, HardwiredLayer
 from .network import Network, require_supported, unsupported
+from .parallelrequantize import ParallelRequantizer
 from .pe import ShiftPE, activation_shape
+from .pixelwindow import PixelWindow
 from .pool import MaxPooling, SumPooling
+from .regroup import ChannelGatherer, ChannelSerializer
 from .requantize import Requantizer
 from .scheduler import FilterScheduler
+from .shiftadd import ShiftAddGraph
 from .weights import RomStream, WeightBuffer
 from .window import SlidingWindow
 
 __all__ = [
-    "Argmax", "ConvolutionEngine", "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding",
-    "LayerEngine", "MaxPooling", "Network", "PEArray", "Requantizer", "RomStream", "ShiftPE",
-    "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "activation_shape",
-    "require_supported", "unsupported",
+    "Argmax", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine", "DenseEngine",
+    "FilterScheduler", "FoldedLayer", "Folding", "HardwiredConvolution", "HardwiredDense",
+    "HardwiredLayer", "LayerEngine", "MaxPooling", "Network", "PEArray", "ParallelRequantizer",
+    "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow",
+    "StreamBuffer", "SumPooling", "WeightBuffer", "activation_shape", "require_supported",
+    "unsupported",
 ]
