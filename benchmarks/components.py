@@ -17,7 +17,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from flightrtl import implement, modelfile, toolchain
-from flightrtl.formats import ActivationFormat
+from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     Argmax,
     FilterScheduler,
@@ -25,6 +25,7 @@ from flightrtl.gateware import (
     Folding,
     LayerEngine,
     MaxPooling,
+    MultiplyPE,
     PEArray,
     Requantizer,
     ShiftPE,
@@ -32,6 +33,7 @@ from flightrtl.gateware import (
     StreamBuffer,
     SumPooling,
     WeightBuffer,
+    XnorPE,
 )
 from flightrtl.model import WeightedLayer
 from flightrtl.progress import Progress
@@ -53,6 +55,10 @@ def _conv3() -> FoldedLayer:
     return FoldedLayer(layer, model.source(layer), Folding(3, 4))
 
 
+def _multiply(activation: int, weight: int) -> MultiplyPE:
+    return MultiplyPE(simd=4, activation=ActivationFormat(activation), weight=FixedFormat(weight))
+
+
 def _requantizer(spread: bool) -> Requantizer:
     rng = np.random.default_rng(0)
     return Requantizer(low=-(1 << 19), high=(1 << 19) - 1,
@@ -64,6 +70,13 @@ def _requantizer(spread: bool) -> Requantizer:
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "ShiftPE, 4 terms, exact": lambda: ShiftPE(simd=4),
     "ShiftPE, 4 terms": lambda: ShiftPE(simd=4, exact=False),
+    "MultiplyPE, 4 of 8 x 2 bits": lambda: _multiply(8, 2),
+    "MultiplyPE, 4 of 8 x 4 bits": lambda: _multiply(8, 4),
+    "MultiplyPE, 4 of 8 x 8 bits": lambda: _multiply(8, 8),
+    "MultiplyPE, 4 of 4 x 4 bits": lambda: _multiply(4, 4),
+    "XnorPE, 16 bits": lambda: XnorPE(simd=16),
+    "XnorPE, 64 bits": lambda: XnorPE(simd=64),
+    "XnorPE, 4 of 8 bits": lambda: XnorPE(simd=4, activation=ActivationFormat(8)),
     "PEArray, 8 lanes of 4": lambda: PEArray(lanes=8, simd=4, width=20),
     "FilterScheduler, 24 filters": lambda: FilterScheduler(
         k=[1, 2] * 6 + [1] * 12, lanes=3, width=20),

@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flightrtl import golden
+from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     FilterScheduler,
+    MultiplyPE,
     PEArray,
     Requantizer,
     RomStream,
     ShiftPE,
     SlidingWindow,
     StreamBuffer,
+    XnorPE,
 )
 from flightrtl.gateware.argmax import Argmax
 from flightrtl.gateware.link import Status
@@ -39,6 +42,7 @@ from tests.test_argmax import simulate as simulate_argmax
 from tests.test_array import simulate as simulate_array
 from tests.test_link import Rig
 from tests.test_link import images as link_images
+from tests.test_multiply import operands as fixed_operands
 from tests.test_pe import operands, transfers
 from tests.test_pool import simulate as simulate_pool
 from tests.test_uart import bits_of, receive
@@ -50,6 +54,27 @@ from tests.test_window import simulate as simulate_window
 def test_shift_pe(simd, activation, term, exact, seed, stall):
     pe = ShiftPE(simd=simd, activation=activation, term=term, exact=exact)
     activations, codes = operands(np.random.default_rng(seed), pe, 24)
+    run = run_streams(pe, {"i": transfers(activations, codes)}, {"o": 24}, seed=seed, stall=stall)
+    assert run["o"] == pe.compute(activations, codes).tolist()
+
+
+@given(simd=st.integers(1, 9), activation=activation_formats(), bits=st.integers(2, 8),
+       dsp=st.booleans(), seed=seeds(), stall=stalls("i", "o"))
+def test_multiply_pe(simd, activation, bits, dsp, seed, stall):
+    pe = MultiplyPE(simd=simd, activation=activation, weight=FixedFormat(bits), dsp=dsp)
+    activations, codes = fixed_operands(np.random.default_rng(seed), pe, 24)
+    run = run_streams(pe, {"i": transfers(activations, codes)}, {"o": 24}, seed=seed, stall=stall)
+    assert run["o"] == pe.compute(activations, codes).tolist()
+
+
+@given(simd=st.integers(1, 20), activation=st.one_of(st.just(ActivationFormat(1)),
+                                                     activation_formats()),
+       seed=seeds(), stall=stalls("i", "o"))
+def test_xnor_pe(simd, activation, seed, stall):
+    pe = XnorPE(simd=simd, activation=activation)
+    rng = np.random.default_rng(seed)
+    activations = rng.integers(activation.min, activation.max, (24, simd), endpoint=True)
+    codes = rng.integers(0, 2, (24, simd))
     run = run_streams(pe, {"i": transfers(activations, codes)}, {"o": 24}, seed=seed, stall=stall)
     assert run["o"] == pe.compute(activations, codes).tolist()
 

@@ -1,7 +1,8 @@
 """Gateware: the components of a network, each of use alone in another Amaranth design.
 
-From the inside out: a :class:`ShiftPE` sums shifted activations; a :class:`PEArray` is many of
-them with accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
+From the inside out: a :class:`ShiftPE` sums shifted activations (a :class:`MultiplyPE` products
+with fixed-point weights, an :class:`XnorPE` signs); a :class:`PEArray` is many of them with
+accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
 :class:`FilterScheduler` joins what it computed into filters and :class:`Requantizer` brings them
 back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
 :class:`Network` is a chain of engines and pools.
@@ -16,6 +17,7 @@ from .buffer import StreamBuffer
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
 from .hardwired import HardwiredConvolution, HardwiredDense, HardwiredLayer
+from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
 from .parallelrequantize import ParallelRequantizer
 from .pe import ShiftPE, activation_shape
@@ -27,12 +29,13 @@ from .scheduler import FilterScheduler
 from .shiftadd import ShiftAddGraph
 from .weights import RomStream, WeightBuffer
 from .window import SlidingWindow
+from .xnor import XnorPE
 
 __all__ = [
     "Argmax", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine", "DenseEngine",
     "FilterScheduler", "FoldedLayer", "Folding", "HardwiredConvolution", "HardwiredDense",
-    "HardwiredLayer", "LayerEngine", "MaxPooling", "Network", "PEArray", "ParallelRequantizer",
-    "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow",
-    "StreamBuffer", "SumPooling", "WeightBuffer", "activation_shape", "require_supported",
-    "unsupported",
+    "HardwiredLayer", "LayerEngine", "MaxPooling", "MultiplyPE", "Network", "PEArray",
+    "ParallelRequantizer", "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph", "ShiftPE",
+    "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "XnorPE", "activation_shape",
+    "require_supported", "unsupported",
 ]
