@@ -10,6 +10,7 @@ import numpy as np
 
 from ..formats import IntArray, TermFormat, _integer
 from ..model import Convolution, Dense, TensorType
+from .linebuffer import Ring, window_ring
 
 __all__ = ["FoldedLayer", "Folding", "drain_program"]
 
@@ -158,6 +159,16 @@ class FoldedLayer:
     def rows(self) -> int:
         """Kernel rows that share a cycle."""
         return self.kernel[0] if self.folding.column else 1
+
+    @cached_property
+    def ring(self) -> Ring:
+        """The buffer of the input's rows."""
+        layer, folding = self.layer, self.folding
+        return window_ring(
+            shape=self.source.shape, kernel=self.kernel, stride=layer.stride,
+            padding=layer.padding, simd=folding.simd, column=folding.column, rows=folding.rows,
+            bits=self.source.format.bits, pixels=folding.pixels,
+            source_pixels=self.source_pixels)
 
     @property
     def passes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Any, NamedTuple
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
@@ -12,7 +13,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ..formats import ActivationFormat, signed_bits
 
-__all__ = ["Ring", "RowStep", "RowWriter", "WindowReader"]
+__all__ = ["Ring", "RowStep", "RowWriter", "WindowReader", "row_steps", "window_ring"]
 
 
 class Ring(NamedTuple):
@@ -76,6 +77,47 @@ class RowStep(NamedTuple):
     """Image rows that nobody needs after it."""
     real: int
     """Bit ``n``: kernel row ``n`` lies on the image, not on padding."""
+
+
+def row_steps(height: int, kernel: int, stride: int, top: int, rows: int) -> list[RowStep]:
+    """What each row of windows needs, from the top of the image down.
+
+    Parameters
+    ----------
+    height, kernel, stride, top : int
+        Image rows, kernel rows, rows from window to window, rows of padding above.
+    rows : int
+        Rows of windows.
+    """
+    steps = []
+    for row in range(rows):
+        first = row * stride - top
+        end = min(first + kernel, height)
+        following = max(first + stride, 0)
+        if row == rows - 1:
+            end = following = height  # rows that no window reaches go too
+        real = sum(1 << n for n in range(kernel) if 0 <= first + n < height)
+        steps.append(RowStep(end - max(first, 0), following - max(first, 0), real))
+    return steps
+
+
+def window_ring(*, shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...],
+                padding: tuple[int, ...], simd: int, column: bool, rows: int, bits: int,
+                pixels: int, source_pixels: int) -> Ring:
+    """The buffer of a window with these parameters of ``SlidingWindow``, ``bits`` an activation.
+
+    Of several windows side by side, the pixels lie in different memories; and so do the pixels
+    that arrive at the same time.
+    """
+    height, width, channels = shape
+    chunk = simd // (kernel[0] if column else 1)
+    outputs = (height + padding[0] + padding[1] - kernel[0]) // stride[0] + 1
+    # Rows at the bottom that are in no window must pass through all the same.
+    most = max(rows, *(max(step.rows, step.release) for step in row_steps(
+        height, kernel[0], stride[0], padding[0], outputs)))
+    lanes = lcm(stride[1] * pixels if pixels > 1 else 1, source_pixels)
+    return Ring.for_window(columns=-(-width // lanes) * (channels // chunk), width=chunk * bits,
+                           height=kernel[0], least=most, column=column, lanes=lanes)
 
 
 class RowWriter(wiring.Component):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import lcm
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from amaranth.utils import exact_log2
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer
-from .linebuffer import Ring, RowStep, RowWriter, WindowReader
+from .linebuffer import RowWriter, WindowReader, row_steps, window_ring
 from .mapstream import map_shape
 from .pe import activation_shape
 
@@ -115,17 +114,14 @@ class SlidingWindow(wiring.Component):
             if size % count:
                 raise ValueError(f"{name}={count} must divide the {size} columns of the "
                                  f"{'result' if name == 'pixels' else 'image'}")
-        self.steps = self._row_steps()
+        self.steps = row_steps(height, self.kernel[0], self.stride[0], top, self.output[0])
         """What each output row needs of the buffer, from the top of the image down."""
         self.per_pixel = channels // self.chunk
         """Memory words of a pixel."""
-        # The windows' pixels lie in different memories, and so do the pixels of a transfer.
-        lanes = self.memories(self.stride[1], pixels, source_pixels)
-        # Rows at the bottom that are in no window must pass through all the same.
-        most = max(rows, *(max(step.rows, step.release) for step in self.steps))
-        self.ring = Ring.for_window(columns=-(-width // lanes) * self.per_pixel,
-                                    width=self.chunk * format.bits, height=self.kernel[0],
-                                    least=most, column=column, lanes=lanes)
+        self.ring = window_ring(
+            shape=self.shape, kernel=self.kernel, stride=self.stride, padding=self.padding,
+            simd=simd, column=column, rows=rows, bits=format.bits, pixels=pixels,
+            source_pixels=source_pixels)
         super().__init__({
             "i": In(stream.Signature(map_shape(format, pixels=source_pixels))),
             "o": Out(stream.Signature(data.StructLayout({
@@ -133,11 +129,6 @@ class SlidingWindow(wiring.Component):
                 "last": 1,
             }))),
         })
-
-    @staticmethod
-    def memories(stride: int, pixels: int, source_pixels: int) -> int:
-        """Memories that share a row."""
-        return lcm(stride * pixels if pixels > 1 else 1, source_pixels)
 
     @property
     def transfers(self) -> int:
@@ -165,18 +156,6 @@ class SlidingWindow(wiring.Component):
         split = windows.reshape(n, rows, columns, self.kernel[0] // high, high, self.kernel[1],
                                 -1, self.chunk)
         return split.transpose(0, 1, 2, 3, 5, 6, 4, 7).reshape(n, rows, columns, -1, self.simd)
-
-    def _row_steps(self) -> list[RowStep]:
-        height, top, steps = self.shape[0], self.padding[0], []
-        for row in range(self.output[0]):
-            first = row * self.stride[0] - top
-            end = min(first + self.kernel[0], height)
-            following = max(first + self.stride[0], 0)
-            if row == self.output[0] - 1:
-                end = following = height  # rows that no window reaches go too
-            real = sum(1 << n for n in range(self.kernel[0]) if 0 <= first + n < height)
-            steps.append(RowStep(end - max(first, 0), following - max(first, 0), real))
-        return steps
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

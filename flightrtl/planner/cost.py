@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 from ..gateware.folding import FoldedLayer
-from ..gateware.linebuffer import Ring
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, TensorType
 
@@ -77,6 +76,10 @@ WINDOW_LUT4 = 82
 WINDOW_BIT_LUT4 = 2.4
 WINDOW_TURN_LUT4 = 0.4
 """By columns, per bit of the word and further row of the buffer: the rotation of its rows."""
+# Fitted to windows alone, 3 x 3 on 32 x 32 x 16, 8 activations a word, 1, 2 and 4 pixels.
+WINDOW_PIXEL_BIT_LUT4 = 1.7
+"""Per bit of the word of each further pixel, and per place more than two that it can have:"""
+WINDOW_PLACE_LUT4 = 0.8
 BUFFER_LUT4 = 21
 """Control of the buffer behind an engine, and per bit of the result:"""
 BUFFER_BIT_LUT4 = 2.6
@@ -126,8 +129,9 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     stages = sum(form.bits + (2 << stage) - 1 for stage in range(folded.term.exponent_bits))
     lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
             + ACCUMULATOR_LUT4[family] * accumulator)
-    array = Cost(lut4=round(ARRAY_LUT4 + lanes * lane),
-                 ff=lanes * (simd * product + adders + 2 * accumulator + 3))
+    count = lanes * folded.folding.pixels
+    array = Cost(lut4=round(ARRAY_LUT4 + count * lane),
+                 ff=count * (simd * product + adders + 2 * accumulator + 3))
     return total((array, _rest_cost(folded, accumulator), _window_cost(folded, family),
                   _weights_cost(folded, family)))
 
@@ -138,10 +142,11 @@ def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
     bits = layer.output.bits
     span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
     adds = max(layer.k, default=0) > 1 or layer.slots != folded.passes * folded.folding.lanes
-    lut4 = (SCHEDULER_LUT4 + accumulator * (1 + SCHEDULER_BIT_LUT4 * adds)
-            + REQUANTIZER_LUT4 + accumulator * (1 + span) + 2 * bits
-            + BUFFER_LUT4 + BUFFER_BIT_LUT4 * bits)
-    return Cost(lut4=round(lut4), ff=accumulator * (3 + adds) + 4 * bits + 20)
+    pixel = (accumulator * (1 + SCHEDULER_BIT_LUT4 * adds) + accumulator * (1 + span) + 2 * bits
+             + BUFFER_BIT_LUT4 * bits)
+    pixels = folded.folding.pixels
+    return Cost(lut4=round(SCHEDULER_LUT4 + REQUANTIZER_LUT4 + BUFFER_LUT4 + pixels * pixel),
+                ff=pixels * (accumulator * (3 + adds) + 4 * bits) + 20)
 
 
 def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
@@ -155,16 +160,17 @@ def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
 
 
 def _window_cost(folded: FoldedLayer, family: str) -> Cost:
-    simd, bits = folded.folding.simd, folded.source.format.bits
-    chunk = simd // folded.rows
-    ring = Ring.for_window(columns=folded.source.shape[1] * folded.channels // chunk,
-                           width=chunk * bits, height=folded.kernel[0],
-                           least=folded.folding.rows, column=folded.folding.column)
-    depth, width, banks = ring.depth, ring.width, ring.banks
-    lut4 = WINDOW_LUT4 + WINDOW_BIT_LUT4 * simd * bits
+    ring, pixels = folded.ring, folded.folding.pixels
+    word = folded.folding.simd * folded.source.format.bits
+    depth, width, banks = ring.depth, ring.width, ring.banks * ring.lanes
+    lut4 = WINDOW_LUT4 + (WINDOW_BIT_LUT4 + WINDOW_PIXEL_BIT_LUT4 * (pixels - 1)) * word
     if folded.folding.column:
-        lut4 += WINDOW_TURN_LUT4 * simd * bits * (banks - 1)
-    ff = 40 + 2 * simd * bits
+        lut4 += WINDOW_TURN_LUT4 * word * (ring.banks - 1) * pixels
+    if ring.lanes > 1:
+        # A window's pixel lies in one of as many memories as the kernel is wide, or in any.
+        places = min(ring.lanes, folded.kernel[1]) if pixels > 1 else ring.lanes
+        lut4 += WINDOW_PLACE_LUT4 * word * pixels * max(0, places - 2)
+    ff = 40 + word * (1 + ring.lanes + pixels)
     units = -(-depth // 16) * -(-width // 4)
     if family == "ice40" and depth * width <= _ICE40_RAM_BITS:
         return Cost(lut4=round(lut4 + banks * _FF_RAM_LUT4 * depth * width),

@@ -1,0 +1,159 @@
+"""Every way to compute one layer that is not worse than another in all respects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ..formats import signed_bits
+from ..gateware.engine import inverted_range
+from ..gateware.folding import FoldedLayer, Folding
+from ..gateware.pool import pooled_pixels
+from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
+from .cost import Cost, engine_cost
+
+__all__ = ["Option", "folded_options", "pixel_groups"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to compute one layer.
+
+    Parameters
+    ----------
+    folded : FoldedLayer, optional
+        The layer and its folding, if it has weights.
+    cycles : int
+        In which it is busy for one inference, or its stream if that takes longer.
+    utilization : float
+        Share of the lane-cycles that do a real term's work; 0 without weights.
+    cost : Cost
+        Estimate.
+    """
+
+    folded: FoldedLayer | None
+    cycles: int
+    utilization: float
+    cost: Cost
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels at the same time."""
+        return self.folded.folding.pixels if self.folded else 1
+
+
+def pixel_groups(model: Model) -> list[tuple[tuple[str, ...], list[int]]]:
+    """Layers with weights that must give as many pixels at a time, and how many that can be.
+
+    Operands of an addition must agree; a pooling takes what fits its windows; the logits leave
+    one by one. Where an operand comes out of a pooling or is the image, it is one pixel.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    takers: dict[str, list[Layer]] = {}
+    for layer in model.layers:
+        for name in layer.inputs:
+            takers.setdefault(name, []).append(layer)
+    leader: dict[str, str] = {}     # of the group that an operand's number of pixels is set by
+    single = {_setter(layers, model.layers[-1].name)}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for layer in model.layers:
+        if isinstance(layer, Add):
+            setters = [_setter(layers, name) for name in layer.inputs]
+            for name, given in zip(setters, layer.inputs, strict=True):
+                if name == INPUT or name != _setter(layers, given, through_pools=False):
+                    single.update(setters)
+            leader[find(setters[0])] = find(setters[1])
+        elif isinstance(layer, WeightedLayer):
+            find(layer.name)
+    alone = {find(name) for name in single if name != INPUT} | {find(INPUT)}
+    groups: dict[str, list[str]] = {}
+    for layer in model.layers:
+        if isinstance(layer, WeightedLayer):
+            groups.setdefault(find(layer.name), []).append(layer.name)
+    result = []
+    for lead, names in groups.items():
+        counts = [1]
+        if lead not in alone:
+            columns = model.tensors[names[0]].shape[1]
+            counts = [count for count in range(1, columns + 1) if columns % count == 0
+                      and all(_taken(takers, name, count) for name in names)]
+        result.append((tuple(names), counts))
+    return result
+
+
+def _setter(layers: Mapping[str, Layer], name: str, *, through_pools: bool = True) -> str:
+    """The layer with weights (or the image) whose pixels a result has, or follow from."""
+    while name != INPUT:
+        layer = layers[name]
+        if isinstance(layer, WeightedLayer) or (isinstance(layer, MaxPool) and not through_pools):
+            return name
+        name = layer.inputs[0]
+    return name
+
+
+def _taken(takers: Mapping[str, Sequence[Layer]], name: str, pixels: int) -> bool:
+    """Whether all that takes a result can take as many pixels at a time."""
+    for layer in takers.get(name, ()):
+        after: int | None = pixels
+        if isinstance(layer, WeightedLayer):
+            continue
+        if isinstance(layer, MaxPool):
+            after = pooled_pixels(pixels, layer.kernel[1], layer.stride[1])
+        if after is None or not _taken(takers, layer.name, after):
+            return False
+    return True
+
+
+def folded_options(model: Model, layer: Convolution | Dense, pixels: int, family: str,
+                   most_lut4: int) -> list[Option]:
+    """The foldings of a layer for some output pixels at a time, those worth a thought.
+
+    Parameters
+    ----------
+    pixels : int
+        ``M``.
+    family : str
+        ``ice40`` or ``ecp5``.
+    most_lut4 : int
+        Larger ones are left out, but for the smallest of all.
+    """
+    source = model.source(layer)
+    height, channels = layer.kernel[0], layer.channels
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    # The least number of lanes for each number of passes.
+    lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
+    accumulator = signed_bits(*inverted_range(layer, source.format))
+    transfers = model.tensors[layer.name].size // pixels
+    found: list[Option] = []
+    for column in (False, True) if height > 1 else (False,):
+        for simd in (height * n if column else n for n in divisors):
+            for count in lanes:
+                folded = FoldedLayer(layer, source, Folding(count, simd, column, pixels=pixels))
+                cost = engine_cost(folded, family, accumulator)
+                if found and cost.lut4 > most_lut4:
+                    break           # more lanes are larger still
+                found.append(Option(folded, max(folded.cycles, transfers), folded.utilization,
+                                    cost))
+    return _pareto(found)
+
+
+def _pareto(options: Iterable[Option]) -> list[Option]:
+    """Options of which no other is as fast, as cheap in all resources, and as well used."""
+    kept: list[Option] = []
+    ordered = sorted(options, key=_rank)
+    for _, same in groupby(ordered, key=_rank):
+        option = next(same)
+        if not any(o.cost.lut4 <= option.cost.lut4 and o.cost.bram <= option.cost.bram
+                   and o.utilization >= option.utilization for o in kept):
+            kept.append(option)
+    return kept
+
+
+def _rank(option: Option) -> tuple[int, int, int, float]:
+    return option.cycles, option.cost.lut4, option.cost.bram, -option.utilization
