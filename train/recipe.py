@@ -96,7 +96,7 @@ class Recipe:
         Layer name to a factor on both strengths.
     ramp, freeze : float
         Parts of the quantized stage: after ``ramp`` of it lambda is fully there; after
-        ``freeze`` of it every filter keeps its number of terms.
+        ``freeze`` of it every filter keeps its number of terms, and the lasso has ended.
     threshold_rate : float
         Learning rate of the thresholds relative to the weights'.
     distribution : {"none", "paper", "code"}
