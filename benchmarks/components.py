@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Of some layers, only a part becomes hardware.)
 """What each component costs alone, synthesized: the figures that the docstrings state."""
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from flightrtl import implement, modelfile, toolchain
 from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     Argmax,
+    ChannelGatherer,
+    ChannelSerializer,
     FilterScheduler,
     FoldedLayer,
     Folding,
+    HardwiredLayer,
     LayerEngine,
     MaxPooling,
     MultiplyPE,
@@ -35,7 +40,7 @@ from flightrtl.gateware import (
     WeightBuffer,
     XnorPE,
 )
-from flightrtl.model import WeightedLayer
+from flightrtl.model import Convolution, TensorType, WeightedLayer
 from flightrtl.progress import Progress
 from flightrtl.report import table
 
@@ -57,6 +62,14 @@ def _conv3() -> FoldedLayer:
 
 def _multiply(activation: int, weight: int) -> MultiplyPE:
     return MultiplyPE(simd=4, activation=ActivationFormat(activation), weight=FixedFormat(weight))
+
+
+def _first(model: str) -> tuple[Convolution, TensorType]:
+    """The first layer of a bundled model, and what it takes."""
+    loaded = modelfile.load(model)
+    layer = loaded.layers[0]
+    assert isinstance(layer, Convolution)
+    return layer, loaded.input
 
 
 def _requantizer(spread: bool) -> Requantizer:
@@ -96,6 +109,18 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
         shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2), bias=2, shift=2),
     "Argmax, 10 logits of 16 bits": lambda: Argmax(count=10, width=16),
     "ConvolutionEngine, conv3 of mnist": lambda: LayerEngine(_conv3()),
+    "ChannelSerializer, 8 channels to 1": lambda: ChannelSerializer(ActivationFormat(8), source=8),
+    "ChannelGatherer, 1 channel to 8": lambda: ChannelGatherer(ActivationFormat(8), channels=8),
+    "HardwiredLayer, conv1 of mnist": lambda: HardwiredLayer(*_first("mnist")),
+    "its PixelWindow": lambda: HardwiredLayer(*_first("mnist")).window,
+    "its ShiftAddGraph": lambda: HardwiredLayer(*_first("mnist")).sums,
+    "its ParallelRequantizer": lambda: HardwiredLayer(*_first("mnist")).requantizer,
+    "the same, registers behind two adders": lambda: HardwiredLayer(*_first("mnist"), stage=2),
+    "the same by an engine, 2 pixels of 8 x 5": lambda: LayerEngine(
+        FoldedLayer(*_first("mnist"), Folding(8, 5, column=True, pixels=2))),
+    "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
+    "the same by an engine, 6 pixels of 13 x 3": lambda: LayerEngine(
+        FoldedLayer(*_first("digits"), Folding(13, 3, column=True, pixels=6))),
 }
 """What is measured, by the name in the table."""
 

@@ -22,8 +22,24 @@ def simulate(dut, transfers, **options):
     run = run_streams(dut, {"i": payloads(transfers)}, {"o": len(expected)}, **options)
     assert [[word] if width == 1 else [word[n] for n in range(width)]
             for word in run["o"]] == expected.tolist()
-    assert expected.ravel().tolist() == transfers.ravel().tolist()
+    if getattr(dut, "pixels", 1) == 1:
+        assert expected.ravel().tolist() == transfers.ravel().tolist()
     return run
+
+
+def test_pixels_side_by_side():
+    """Two pixels of three channels: a transfer for each channel."""
+    dut = ChannelSerializer(ActivationFormat(4), source=3, pixels=2)
+    assert dut.compute([[1, 2, 3], [4, 5, 6]]).tolist() == [[1, 4], [2, 5], [3, 6]]
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), activation_formats(), seeds(),
+       stalls("i", "o"))
+def test_pixels(narrow, parts, pixels, form, seed, stall):
+    values = np.random.default_rng(seed).integers(form.min, form.max, (4 * pixels, narrow * parts),
+                                                  endpoint=True)
+    simulate(ChannelSerializer(form, source=narrow * parts, channels=narrow, pixels=pixels), values,
+             seed=seed, stall=stall)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), activation_formats(), seeds(), stalls("i", "o"))
@@ -51,5 +67,7 @@ def test_bad_parameters():
         ChannelSerializer(ActivationFormat(), source=8, channels=3)
     with pytest.raises(ValueError, match="source=3 must divide channels=8"):
         ChannelGatherer(ActivationFormat(), source=3, channels=8)
+    with pytest.raises(ValueError, match="pixels must be 1 to 4096, not 0"):
+        ChannelSerializer(ActivationFormat(), source=8, pixels=0)
     with pytest.raises(ValueError, match="channels must be 1 to 4096, not 0"):
         ChannelSerializer(ActivationFormat(), source=8, channels=0)

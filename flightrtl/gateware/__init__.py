@@ -16,7 +16,7 @@ from .array import PEArray
 from .buffer import StreamBuffer
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
-from .hardwired import HardwiredConvolution, HardwiredDense, HardwiredLayer
+from .hardwired import Hardwired, HardwiredConvolution, HardwiredDense, HardwiredLayer
 from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
 from .parallelrequantize import ParallelRequantizer
@@ -33,9 +33,9 @@ from .xnor import XnorPE
 
 __all__ = [
     "Argmax", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine", "DenseEngine",
-    "FilterScheduler", "FoldedLayer", "Folding", "HardwiredConvolution", "HardwiredDense",
-    "HardwiredLayer", "LayerEngine", "MaxPooling", "MultiplyPE", "Network", "PEArray",
-    "ParallelRequantizer", "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph", "ShiftPE",
-    "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "XnorPE", "activation_shape",
-    "require_supported", "unsupported",
+    "FilterScheduler", "FoldedLayer", "Folding", "Hardwired", "HardwiredConvolution",
+    "HardwiredDense", "HardwiredLayer", "LayerEngine", "MaxPooling", "MultiplyPE", "Network",
+    "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph",
+    "ShiftPE", "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "XnorPE",
+    "activation_shape", "require_supported", "unsupported",
 ]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth import Module
@@ -18,10 +19,32 @@ from .buffer import StreamBuffer
 from .mapstream import map_shape, map_signature
 from .parallelrequantize import ParallelRequantizer
 from .pixelwindow import PixelWindow
-from .regroup import ChannelGatherer
+from .regroup import ChannelGatherer, ChannelSerializer
 from .shiftadd import ShiftAddGraph
 
-__all__ = ["HardwiredConvolution", "HardwiredDense", "HardwiredLayer"]
+__all__ = ["Hardwired", "HardwiredConvolution", "HardwiredDense", "HardwiredLayer"]
+
+
+@dataclass(frozen=True)
+class Hardwired:
+    """That a layer of a network is hard-wired, in place of a folding.
+
+    Parameters
+    ----------
+    pixels : int
+        Neighbouring output pixels that leave at a time, filter by filter; divides the width of the
+        output map. A pixel of all filters is computed in a cycle, but takes ``filters / pixels``
+        cycles to leave.
+    stage : int
+        Adders in a row between registers, 1 or more.
+    """
+
+    pixels: int = 1
+    stage: int = 1
+
+    def __post_init__(self) -> None:
+        _integer(self.pixels, "pixels", 1, 1 << 12)
+        _integer(self.stage, "stage", 1, 1 << 16)
 
 
 class HardwiredLayer(wiring.Component):
@@ -31,7 +54,7 @@ class HardwiredLayer(wiring.Component):
     counts is how few signed powers of two they are, and how many sums of these the filters share.
 
     Cost: the sum of the parts. The first layer of the bundled MNIST model (8 filters of 5x5,
-    stride 2, an image every 841 cycles): 2,306 LUT4 and 2 block RAMs on iCE40, 2,108 LUT4 on ECP5.
+    stride 2, an image every 841 cycles): 2,306 LUT4 and 2 block RAMs on iCE40, 2,010 LUT4 on ECP5.
     Latency: an output pixel is valid :attr:`latency` cycles after the transfer that completes its
     window. Throughput: a position of the raster per cycle, :attr:`PixelWindow.cycles` for an
     image, if pixels arrive that fast.
@@ -45,6 +68,12 @@ class HardwiredLayer(wiring.Component):
     channels : int
         Input channels in a transfer, a divisor of all; 0 for all of them. With fewer, a pixel
         takes several cycles to arrive.
+    pixels : int
+        Output pixels in a transfer.
+    filters : int
+        Filters in a transfer, a divisor of all; 0 for all of them. With several pixels or fewer
+        filters, a :class:`~flightrtl.gateware.regroup.ChannelSerializer` is at the end; it adds a
+        cycle of latency.
     stage : int
         Adders in a row between registers, see :class:`ShiftAddGraph`.
     graph : AdderGraph, optional
@@ -55,23 +84,32 @@ class HardwiredLayer(wiring.Component):
     i : In(stream) of a map
         The input map, ``channels`` at a time, see :mod:`~flightrtl.gateware.mapstream`.
     o : Out(stream) of a map
-        The output map, all filters of a pixel at a time.
+        The output map, ``filters`` of ``pixels`` pixels at a time.
 
     Raises
     ------
     ValueError
-        If ``channels`` does not divide the input's, or ``graph`` is not of these weights.
+        If ``channels`` does not divide the input's, ``filters`` the output's or ``pixels`` its
+        width, or if ``graph`` is not of these weights.
     """
 
     i: stream.Interface
     o: stream.Interface
 
     def __init__(self, layer: Convolution | Dense, source: TensorType, *, channels: int = 0,
-                 stage: int = 1, graph: AdderGraph | None = None) -> None:
+                 pixels: int = 1, filters: int = 0, stage: int = 1,
+                 graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, (Convolution, Dense)):
             raise TypeError(f"layer must be a Convolution or Dense, not {layer!r}")
         self.layer, self.source = layer, source
         self.channels = _integer(channels, "channels", 0, 1 << 12) or layer.channels
+        self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
+        self.filters = _integer(filters, "filters", 0, 1 << 12) or layer.filters
+        width = layer.output_shape(source.shape)[1]
+        if layer.filters % self.filters or width % pixels:
+            raise ValueError(f"layer {layer.name!r}: filters={filters} must divide its "
+                             f"{layer.filters} filters, and pixels={pixels} the {width} columns of "
+                             "its result")
         weights = layer.weights.reshape(layer.filters, -1)
         graph = graph or shift_add(weights, source.format)
         if (graph.format != source.format or graph.weights.shape != weights.shape
@@ -87,11 +125,14 @@ class HardwiredLayer(wiring.Component):
         self.requantizer = ParallelRequantizer(
             ranges=self.sums.ranges, bias=layer.bias.tolist(), shift=layer.shift.tolist(),
             output=layer.output, factors=self.sums.factors)
-        # Buffer, window, graph, requantizer.
-        self.latency = 1 + 1 + graph.latency(self.sums.stage) + 2
+        self.serializer = (None if pixels == 1 and self.filters == layer.filters else
+                           ChannelSerializer(layer.output, source=layer.filters,
+                                             channels=self.filters, pixels=pixels))
+        # Buffer, window, graph, requantizer, serializer.
+        self.latency = 1 + 1 + graph.latency(self.sums.stage) + 2 + (self.serializer is not None)
         super().__init__({
             "i": In(map_signature(source.format, channels=self.channels)),
-            "o": Out(map_signature(layer.output, channels=layer.filters)),
+            "o": Out(map_signature(layer.output, pixels=pixels, channels=self.filters)),
         })
 
     def compute(self, images: ArrayLike) -> IntArray:
@@ -113,7 +154,12 @@ class HardwiredLayer(wiring.Component):
         wiring.connect(m, gatherer.o, window.i)
         wiring.connect(m, window.o, sums.i)
         wiring.connect(m, sums.o, requantizer.i)
-        wiring.connect(m, requantizer.o, wiring.flipped(self.o))
+        last = requantizer.o
+        if self.serializer is not None:
+            m.submodules.serializer = self.serializer
+            wiring.connect(m, last, self.serializer.i)
+            last = self.serializer.o
+        wiring.connect(m, last, wiring.flipped(self.o))
         return m
 
 
@@ -121,17 +167,20 @@ class HardwiredConvolution(HardwiredLayer):
     """A convolution, see :class:`HardwiredLayer`."""
 
     def __init__(self, layer: Convolution, source: TensorType, *, channels: int = 0,
-                 stage: int = 1, graph: AdderGraph | None = None) -> None:
+                 pixels: int = 1, filters: int = 0, stage: int = 1,
+                 graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, Convolution):
             raise TypeError(f"layer must be a Convolution, not {layer!r}")
-        super().__init__(layer, source, channels=channels, stage=stage, graph=graph)
+        super().__init__(layer, source, channels=channels, pixels=pixels, filters=filters,
+                         stage=stage, graph=graph)
 
 
 class HardwiredDense(HardwiredLayer):
     """A dense layer: one window that covers the whole map, see :class:`HardwiredLayer`."""
 
-    def __init__(self, layer: Dense, source: TensorType, *, channels: int = 0, stage: int = 1,
-                 graph: AdderGraph | None = None) -> None:
+    def __init__(self, layer: Dense, source: TensorType, *, channels: int = 0,
+                 filters: int = 0, stage: int = 1, graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, Dense):
             raise TypeError(f"layer must be a Dense, not {layer!r}")
-        super().__init__(layer, source, channels=channels, stage=stage, graph=graph)
+        super().__init__(layer, source, channels=channels, filters=filters, stage=stage,
+                         graph=graph)

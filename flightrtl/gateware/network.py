@@ -29,20 +29,25 @@ from ..modelfile import ModelError
 from .argmax import Argmax
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
+from .hardwired import Hardwired, HardwiredLayer
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
 from .transfers import stream_pixels
 
 __all__ = ["Network", "require_supported", "unsupported"]
 
-Stage = LayerEngine | MaxPooling | SumPooling
+Stage = LayerEngine | HardwiredLayer | MaxPooling | SumPooling
 
 
-def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | None,
+def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Hardwired | None,
            register: bool) -> Stage:
     """The component that computes one layer, fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
         assert folding is not None      # stream_pixels has seen to that
+        if isinstance(folding, Hardwired):
+            assert isinstance(layer, (Convolution, Dense))
+            return HardwiredLayer(layer, source, channels=1, filters=1, pixels=folding.pixels,
+                                  stage=folding.stage)
         folded = FoldedLayer(layer, source, folding, pixels)
         if isinstance(layer, Dense):
             return DenseEngine(folded, register=register)
@@ -110,7 +115,7 @@ class Network(wiring.Component):
     ----------
     model : Model
         The network, checked.
-    foldings : mapping of str to Folding
+    foldings : mapping of str to Folding or Hardwired
         For each convolution and dense layer, by name.
     memory_register : bool
         A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
@@ -137,7 +142,7 @@ class Network(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, model: Model, foldings: Mapping[str, Folding], *,
+    def __init__(self, model: Model, foldings: Mapping[str, Folding | Hardwired], *,
                  memory_register: bool = False) -> None:
         require_supported(model)
         unknown = set(foldings) - {layer.name for layer in model.layers

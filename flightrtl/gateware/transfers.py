@@ -6,22 +6,25 @@ from collections.abc import Mapping
 
 from ..model import INPUT, Add, MaxPool, Model, WeightedLayer
 from .folding import Folding
+from .hardwired import Hardwired
 from .pool import pooled_pixels
 
 __all__ = ["stream_pixels"]
 
 
-def stream_pixels(model: Model, foldings: Mapping[str, Folding]) -> dict[str, int]:
+def stream_pixels(model: Model,
+                  foldings: Mapping[str, Folding | Hardwired]) -> dict[str, int]:
     """Pixels of a transfer, for the image (under :data:`INPUT`) and every layer's result.
 
     The image comes pixel by pixel; a layer with weights gives as many as its folding says and
-    takes any number; poolings and additions give what follows from what they take.
+    takes any number, but one if it is hard-wired; poolings and additions give what follows from
+    what they take.
 
     Parameters
     ----------
     model : Model
         Checked.
-    foldings : mapping of str to Folding
+    foldings : mapping of str to Folding or Hardwired
         For each layer with weights, by name.
 
     Raises
@@ -36,7 +39,12 @@ def stream_pixels(model: Model, foldings: Mapping[str, Folding]) -> dict[str, in
         if isinstance(layer, WeightedLayer):
             if layer.name not in foldings:
                 raise ValueError(f"layer {layer.name!r} needs a folding")
-            pixels[layer.name] = foldings[layer.name].pixels
+            choice = foldings[layer.name]
+            if isinstance(choice, Hardwired) and given[0] > 1:
+                raise ValueError(f"layer {layer.name!r} is hard-wired and takes one pixel at a "
+                                 f"time, but {layer.inputs[0]!r} gives {given[0]}: fold what feeds "
+                                 "it with pixels=1")
+            pixels[layer.name] = choice.pixels
         elif isinstance(layer, Add):
             if given[0] != given[1]:
                 raise ValueError(f"layer {layer.name!r} adds {layer.inputs[0]!r}, which gives "

@@ -13,7 +13,8 @@ from ..gateware.folding import FoldedLayer
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, TensorType
 
-__all__ = ["Cost", "engine_cost", "memory_brams", "pool_cost", "system_costs", "total"]
+__all__ = ["Cost", "engine_cost", "memory_brams", "memory_cells", "pool_cost", "system_costs",
+           "total"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ _BRAM_SHAPES = {
 def memory_brams(family: str, depth: int, width: int) -> int:
     """Block RAMs that a memory with one write and one read port takes."""
     return min(-(-depth // rows) * -(-width // bits) for rows, bits in _BRAM_SHAPES[family])
+
+
+def memory_cells(family: str, depth: int, width: int) -> tuple[float, int, int]:
+    """LUT4, flip-flops and block RAMs of a memory that is written and read.
+
+    Small ones are flip-flops on iCE40, and distributed RAM on ECP5.
+    """
+    units = -(-depth // 16) * -(-width // 4)
+    if family == "ice40" and depth * width <= _ICE40_RAM_BITS:
+        return _FF_RAM_LUT4 * depth * width, depth * width, 0
+    if family == "ecp5" and units < _ECP5_RAM_UNITS:
+        return _LUT_RAM_LUT4 * units, 0, 0
+    return 0, 0, memory_brams(family, depth, width)
 
 
 # Logic cells of one lane of PEArray, without the weights. Fitted to arrays of 2 and 6 lanes, by
@@ -171,13 +185,9 @@ def _window_cost(folded: FoldedLayer, family: str) -> Cost:
         places = min(ring.lanes, folded.kernel[1]) if pixels > 1 else ring.lanes
         lut4 += WINDOW_PLACE_LUT4 * word * pixels * max(0, places - 2)
     ff = 40 + word * (1 + ring.lanes + pixels)
-    units = -(-depth // 16) * -(-width // 4)
-    if family == "ice40" and depth * width <= _ICE40_RAM_BITS:
-        return Cost(lut4=round(lut4 + banks * _FF_RAM_LUT4 * depth * width),
-                    ff=ff + banks * depth * width)
-    if family == "ecp5" and units < _ECP5_RAM_UNITS:
-        return Cost(lut4=round(lut4 + banks * _LUT_RAM_LUT4 * units), ff=ff)
-    return Cost(lut4=round(lut4), ff=ff, bram=banks * memory_brams(family, depth, width))
+    each_lut4, each_ff, each_bram = memory_cells(family, depth, width)
+    return Cost(lut4=round(lut4 + banks * each_lut4), ff=ff + banks * each_ff,
+                bram=banks * each_bram)
 
 
 POOL_LUT4 = 60

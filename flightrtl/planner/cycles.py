@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 from ..gateware.engine import LayerEngine
 from ..gateware.folding import Folding
+from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.network import Network
 from ..gateware.pool import MaxPooling, SumPooling
 from ..model import Model
+from .hardwired import HardwiredCycles
 
 __all__ = ["Timing", "measure"]
 
@@ -36,9 +38,11 @@ class Timing:
     latency : int
         Cycles from the transfer of the first image's first value to that of its last logit.
     busy : mapping of str to int
-        For each weighted layer, cycles of one interval in which its array takes a word.
+        For each weighted layer, cycles of one interval in which its array takes a word, or in
+        which its window moves if it is hard-wired.
     starved : mapping of str to int
-        Cycles in which its array could take one but its window has none.
+        Cycles in which its array could take one but its window has none; its window could move but
+        has no pixel.
     """
 
     interval: int
@@ -223,7 +227,7 @@ class _Pool:
             fold.tick(offered, accepted)
 
 
-def measure(model: Model, foldings: Mapping[str, Folding], *,
+def measure(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
             memory_register: bool = False) -> Timing:
     """Interval and latency of a model's :class:`~flightrtl.gateware.Network`.
 
@@ -235,11 +239,14 @@ def measure(model: Model, foldings: Mapping[str, Folding], *,
         As for the network.
     """
     network = Network(model, foldings, memory_register=memory_register)
-    stages: list[_Engine | _Pool] = []
+    stages: list[_Engine | HardwiredCycles | _Pool] = []
     names = []
     for name, component in network.stages.items():
         if isinstance(component, LayerEngine):
             stages.append(_Engine(component))
+            names.append((name, len(stages) - 1))
+        elif isinstance(component, HardwiredLayer):
+            stages.append(HardwiredCycles(component))
             names.append((name, len(stages) - 1))
         else:
             stages.append(_Pool(component))

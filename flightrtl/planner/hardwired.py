@@ -1,0 +1,145 @@
+"""What a hard-wired layer costs, and what its handshakes do, before synthesis."""
+
+from __future__ import annotations
+
+from ..gateware.hardwired import HardwiredLayer
+from .cost import Cost, memory_cells
+
+__all__ = ["HardwiredCycles", "hardwired_cost", "loose_registers"]
+
+ADDER_BIT_LUT4 = {"ice40": 1.0, "ecp5": 1.07}
+"""For each bit of an adder; ECP5 has them in pairs."""
+SUBTRACTED_BIT_LUT4 = {"ice40": 0.75, "ecp5": 0.0}
+"""For each bit that is subtracted: an inverter, which may serve several adders."""
+CLAMP_LUT4 = 3
+WINDOW_LUT4 = 50
+INPUT_BIT_LUT4 = 1.4
+SERIALIZER_LUT4 = 6
+
+
+def loose_registers(layer: HardwiredLayer) -> int:
+    """Flip-flops that follow another one or a memory: on iCE40 each takes a cell of its own."""
+    graph = layer.sums.graph
+    taps = int((layer.layer.weights != 0).any(axis=0).sum())
+    passed = sum(width * (count - (node >= graph.inputs)) for node, (width, count) in enumerate(
+        zip(graph.widths, graph.registers(layer.sums.stage), strict=True)) if count)
+    return taps * layer.source.format.bits + passed
+
+
+def hardwired_cost(layer: HardwiredLayer, family: str) -> Cost:
+    """Estimate for a hard-wired layer.
+
+    Parameters
+    ----------
+    layer : HardwiredLayer
+        The component: the cost follows from its graph.
+    family : str
+        ``ice40`` or ``ecp5``.
+    """
+    weighted, graph, form = layer.layer, layer.sums.graph, layer.source.format
+    subtracted = sum(graph.adder_bits(n) for n, adder in enumerate(graph.adders) if adder.subtract)
+    totals = sum(layer.requantizer.total_bits(n) for n in range(weighted.filters))
+    outputs = weighted.filters * weighted.output.bits
+    bits = layer.channels * form.bits
+    lut4 = (ADDER_BIT_LUT4[family] * (graph.lut4 + totals)
+            + SUBTRACTED_BIT_LUT4[family] * subtracted + outputs
+            + CLAMP_LUT4 * weighted.filters + WINDOW_LUT4 + INPUT_BIT_LUT4 * bits)
+    taps = int((weighted.weights != 0).any(axis=0).sum())
+    ff = (graph.register_bits(layer.sums.stage) + graph.latency(layer.sums.stage) + totals + outputs
+          + taps * form.bits + 2 * bits + 26)
+    if layer.serializer is not None:
+        lut4 += layer.pixels * outputs + SERIALIZER_LUT4
+        ff += (2 * layer.pixels - 1) * outputs + SERIALIZER_LUT4
+    brams = 0
+    if weighted.kernel[0] > 1:
+        word = (weighted.kernel[0] - 1) * weighted.channels * form.bits
+        cells, flip_flops, brams = memory_cells(family, layer.source.shape[1], word)
+        # A block RAM has the register of the word that is read.
+        lut4, ff = lut4 + cells, ff + flip_flops + (0 if brams else word)
+    if family == "ice40":
+        lut4 += loose_registers(layer)
+    return Cost(lut4=round(lut4), ff=ff, bram=brams)
+
+
+class HardwiredCycles:
+    """The handshakes of a :class:`HardwiredLayer`, cycle by cycle.
+
+    See :mod:`flightrtl.planner.cycles`.
+    """
+
+    def __init__(self, layer: HardwiredLayer) -> None:
+        window = layer.window
+        rows, columns = window.rows, window.columns
+        # For each position of the raster: whether a pixel is taken there, whether a window ends.
+        self.positions = [
+            (y < rows.size and x < columns.size, rows.complete(y) and columns.complete(x))
+            for y in range(rows.steps) for x in range(columns.steps)]
+        self.parts = layer.gatherer.parts
+        self.end = layer.sums.graph.latency(layer.sums.stage)
+        self.pixels = layer.pixels
+        self.serial = layer.serializer.parts if layer.serializer is not None else 0
+        self.held = self.full = False               # input buffer
+        self.count = self.position = 0              # gatherer, raster
+        self.window = False
+        self.sums = self.results = 0                # valid bits of the pipelines
+        self.gathered = self.left = 0               # serializer
+        self.last = True
+        self.busy = self.starved = 0
+
+    @property
+    def out(self) -> bool:
+        """``valid`` of the output."""
+        return self.left != 0 if self.serial else self.results & 2 != 0
+
+    def accepts(self, ready: bool) -> bool:
+        """``ready`` of the input, which does not depend on that of the output."""
+        return not self.full
+
+    def tick(self, valid: bool, ready: bool) -> None:
+        """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
+        # What is combinational, from the output back.
+        result = self.results & 2 != 0
+        if self.serial:
+            free = self.last and (self.left == 0 or ready)
+            whole = self.gathered == self.pixels - 1
+            takes = not whole or free
+        else:
+            free = whole = False
+            takes = ready
+        results_move = not result or takes
+        sum_ = self.sums >> (self.end - 1) & 1 != 0
+        sums_move = not sum_ or results_move
+        window_moves = not self.window or sums_move
+        real, ends = self.positions[self.position]
+        joined = self.count == self.parts - 1
+        pixel = self.held and joined
+        steps = window_moves and (pixel or not real)
+        taken = not joined or (window_moves and real)
+        self.busy += steps
+        self.starved += window_moves and not steps
+
+        # Serializer.
+        if self.serial:
+            if self.left and ready:
+                self.last = self.left == 2 or self.last
+                self.left -= 1
+            if result and takes:
+                self.gathered = 0 if whole else self.gathered + 1
+                if whole:
+                    self.left, self.last = self.serial, self.serial == 1
+        # Pipelines.
+        if results_move:
+            self.results = (self.results << 1 | sum_) & 3
+        if sums_move:
+            self.sums = (self.sums << 1 | self.window) & ((1 << self.end) - 1)
+        if window_moves:
+            self.window = steps and ends
+        if steps:
+            self.position = (self.position + 1) % len(self.positions)
+        # Gatherer and buffer.
+        if self.held and taken:
+            self.count = 0 if joined else self.count + 1
+        if not self.held or taken:
+            self.held, self.full = valid or self.full, False
+        else:
+            self.full = self.full or valid

@@ -1,0 +1,120 @@
+# amaranth: UnusedElaboratable=no
+"""Hard-wired layers in networks: results, cycles to the cycle, and cost."""
+
+import numpy as np
+import pytest
+
+from flightrtl import golden, modelfile
+from flightrtl.formats import ActivationFormat
+from flightrtl.gateware import Folding, Hardwired, HardwiredLayer, Network
+from flightrtl.model import Model, TensorType
+from flightrtl.planner.cycles import measure
+from flightrtl.planner.hardwired import HardwiredCycles, hardwired_cost, loose_registers
+from tests.models import random_images, random_layer, random_map
+from tests.streams import run_streams
+from tests.synthesis import cells
+
+CHOICES = [
+    {"conv1": Hardwired(), "dense1": Folding(2, 8)},                # before a pooling
+    {"conv1": Hardwired(pixels=2, stage=2), "dense1": Hardwired()},
+    {"conv1": Folding(4, 3, column=True), "dense1": Hardwired(stage=2)},
+]
+
+
+def simulate(model, chosen, images, **options):
+    network = Network(model, chosen)
+    expected = golden.run(model, images)
+    assert network.compute(images).tolist() == expected.tolist()
+    run = run_streams(network, {"i": images.ravel().tolist()}, {"o": expected.size},
+                      timeout=100_000, **options)
+    assert [word.logit for word in run["o"]] == expected.ravel().tolist()
+    return run
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_network(chosen):
+    """The bundled digits model, with either layer hard-wired, both, or only stalls between them."""
+    model = modelfile.load("digits")
+    images = random_images(np.random.default_rng(0), model, 4)
+    simulate(model, chosen, images[:1], seed=1, stall=0.4)
+    timing = measure(model, chosen)
+    run = simulate(model, chosen, images)
+    ends = run.cycles["o"][model.output.size - 1::model.output.size]
+    assert ends[0] - run.cycles["i"][0] == timing.latency
+    assert ends[-1] - ends[-2] == timing.interval
+    assert set(timing.busy) == {"conv1", "dense1"}
+
+
+def test_both_layers_at_a_value_per_cycle():
+    """An image every 64 cycles: as fast as its values arrive. 36 pixels of 8 take 288, or 48."""
+    model = modelfile.load("digits")
+    assert measure(model, {"conv1": Hardwired(), "dense1": Hardwired()}).interval == 288
+    assert measure(model, {"conv1": Hardwired(pixels=2), "dense1": Hardwired()}).interval == 144
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cycle_model(seed):
+    """A convolution with a hard-wired dense layer behind it, and the other way round."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(1, 4)), int(rng.choice([2, 4])), int(rng.integers(1, 3))
+    source = TensorType(shape, ActivationFormat(3))
+    maps = random_map(rng, source, 4)
+    same = int(rng.integers(2))
+    first = random_layer(rng, "convolution", source, maps, name="first",
+                         filters=int(rng.integers(1, 4)), kernel=(1 + same, 1 + 2 * same),
+                         stride=(1, 1), padding=(same, 0, same, same))
+    between = TensorType(first.output_shape(source.shape), first.output)
+    second = random_layer(rng, "dense", between, golden.apply(first, maps), name="second",
+                          inputs=("first",), filters=2, output=ActivationFormat(6, True))
+    model = Model("pair", source, (first, second))
+    folding, stage = Folding(int(rng.integers(1, 4)), 1), int(rng.integers(1, 4))
+    for chosen in ({"first": Hardwired(1 + seed % 2, stage), "second": folding},
+                   {"first": folding, "second": Hardwired(stage=stage)}):
+        timing = measure(model, chosen)
+        run = simulate(model, chosen, random_images(rng, model, 6))
+        ends = run.cycles["o"][1::2]
+        assert ends[0] - run.cycles["i"][0] == timing.latency
+        assert ends[-1] - ends[-2] == timing.interval
+
+
+@pytest.mark.parametrize("family", ["ice40", "ecp5"])
+def test_cost(family, tmp_path):
+    """Against synthesis. Registers that iCE40 has cells for are no LUT4 for Yosys."""
+    model = modelfile.load("digits")
+    layer = HardwiredLayer(model.layers[0], model.input, channels=1, filters=1)
+    estimate = hardwired_cost(layer, family)
+    found = cells(layer, family, tmp_path)
+    lut4 = found["SB_LUT4"] + found["LUT4"] + 2 * found["CCU2C"] + 8 * found["TRELLIS_DPR16X4"]
+    flip_flops = sum(count for cell, count in found.items()
+                     if cell.startswith("SB_DFF") or cell == "TRELLIS_FF")
+    loose = loose_registers(layer) if family == "ice40" else 0
+    assert estimate.lut4 - loose == pytest.approx(lut4, rel=0.1)
+    assert estimate.ff == pytest.approx(flip_flops, rel=0.1)
+    assert estimate.bram == found["SB_RAM40_4K"] + found["DP16KD"]
+
+
+def test_input_is_ready_whatever_the_output():
+    model = modelfile.load("digits")
+    cycles = HardwiredCycles(HardwiredLayer(model.layers[0], model.input))
+    assert cycles.accepts(False)
+    for _ in range(40):
+        cycles.tick(True, False)
+    assert not cycles.accepts(True)
+    assert cycles.out
+
+
+def test_hardwired_takes_single_pixels():
+    model = modelfile.load("digits")
+    pool = Model("no pool", model.input, (model.layers[0], random_layer(
+        np.random.default_rng(0), "dense", TensorType((6, 6, 8), ActivationFormat(4)),
+        np.zeros((2, 6, 6, 8), np.int64), name="dense1", inputs=("conv1",), filters=2,
+        output=ActivationFormat(8, True))))
+    with pytest.raises(ValueError, match="layer 'dense1' is hard-wired and takes one pixel at a "
+                                         "time, but 'conv1' gives 2: fold what feeds it with"):
+        Network(pool, {"conv1": Folding(4, 1, pixels=2), "dense1": Hardwired()})
+
+
+@pytest.mark.parametrize("change", [{"pixels": 0}, {"stage": 0}])
+def test_bad_choice(change):
+    with pytest.raises(ValueError, match="must be 1 to"):
+        Hardwired(**change)
