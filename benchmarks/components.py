@@ -119,8 +119,6 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "the same by an engine, 2 pixels of 8 x 5": lambda: LayerEngine(
         FoldedLayer(*_first("mnist"), Folding(8, 5, column=True, pixels=2))),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
-    "the same by an engine, 6 pixels of 13 x 3": lambda: LayerEngine(
-        FoldedLayer(*_first("digits"), Folding(13, 3, column=True, pixels=6))),
 }
 """What is measured, by the name in the table."""
 
