@@ -157,7 +157,8 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    build_plan = prepare(Top(job.model, chosen, job.board), job.board, platform)
+    build_plan = prepare(Top(job.model, chosen, job.board), job.board, platform,
+                         dsp=any(folding.dsp for folding in chosen.foldings.values()))
     progress.done()
     seed = job.board.seed
     seeds = range(seed, seed + (request.seeds or 1))
@@ -188,7 +189,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         return _publish(job, chosen, versions, result, request_key, design_key, work)
 
 
-def prepare(top: Elaboratable, board: Board, platform: Any) -> Any:
+def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False) -> Any:
     """Amaranth's build plan of a design called ``top`` for a board, with the board's options.
 
     Parameters
@@ -199,10 +200,14 @@ def prepare(top: Elaboratable, board: Board, platform: Any) -> Any:
         The board.
     platform : Platform
         The board's, new.
+    dsp : bool
+        Whether multiplications go to multiplier blocks.
     """
+    # On ECP5 they do unasked, and nothing else in a design multiplies.
+    synth_opts = f"{board.synth_opts} -dsp" if dsp and board.family == "ice40" else board.synth_opts
     with without_amaranth_overrides():
         return platform.build(top, name="top", do_build=False, emit_src=False, verbose=True,
-                              synth_opts=board.synth_opts, nextpnr_opts=board.nextpnr_opts)
+                              synth_opts=synth_opts, nextpnr_opts=board.nextpnr_opts)
 
 
 def write_verilog(request: Request, path: Path, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from flightrtl.boards import Board
 from flightrtl.cache import file_digest
 from flightrtl.flow import prepare
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
+from flightrtl.gateware import LayerEngine, Network
 from flightrtl.implement import plan_commands, synthesize
 from flightrtl.progress import Progress
 from flightrtl.toolchain import Tool
@@ -103,7 +103,9 @@ def compile_netlist(network: Network, board: Board, progress: Progress,
     """
     yosys = toolchain.find("yosys")
     platform: Any = board.make_platform()
-    plan = prepare(Module(), board, platform)
+    dsp = any(isinstance(stage, LayerEngine) and stage.folded.folding.dsp
+              for stage in network.stages.values())
+    plan = prepare(Module(), board, platform, dsp=dsp)
     script = plan.files["top.ys"]
     script = (script if isinstance(script, str) else script.decode()) + _WRITE
     command = next(arguments for tool, *arguments in plan_commands(plan) if tool == "yosys")

@@ -58,7 +58,7 @@ def term_formats() -> st.SearchStrategy[TermFormat]:
 
 
 def weight_formats() -> st.SearchStrategy[WeightFormat]:
-    """Weights of every kind and width. There is gateware for :func:`term_formats` only."""
+    """Weights of every kind and width."""
     return st.one_of(term_formats(), st.builds(FixedFormat, st.integers(2, 8)),
                      st.builds(BinaryFormat))
 
@@ -143,7 +143,7 @@ class LayerCase:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     k: tuple[int, ...] = ()
-    exponent_bits: int = 3
+    weights: WeightFormat = TermFormat()
     output: ActivationFormat = ActivationFormat()
     folding: Folding | None = None
 
@@ -161,7 +161,7 @@ class LayerCase:
         """The layer, with weights from ``rng`` and calibrated on ``maps``."""
         return random_layer(rng, self.kind, source, maps, name=name, inputs=(before,),
                             kernel=self.kernel, stride=self.stride, padding=self.padding,
-                            k=self.k, exponent_bits=self.exponent_bits, output=self.output)
+                            k=self.k, weights=self.weights, output=self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +229,9 @@ def _weighted(draw: st.DrawFn, kind: str, shape: tuple[int, int, int],
               output: ActivationFormat) -> LayerCase:
     height, width, channels = shape
     case = LayerCase(kind=kind, kernel=(height, width), output=output,
-                     k=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))),
-                     exponent_bits=draw(st.integers(1, 4)))
+                     weights=draw(weight_formats()))
+    most = 3 if isinstance(case.weights, TermFormat) else 1
+    case = replace(case, k=tuple(draw(st.lists(st.integers(0, most), min_size=1, max_size=6))))
     if kind == "convolution":
         kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         case = replace(case, kernel=kernel, stride=draw(strides()),
@@ -240,7 +241,9 @@ def _weighted(draw: st.DrawFn, kind: str, shape: tuple[int, int, int],
     work = math.prod(case.kernel) * channels // simd * math.prod(case.output_shape(shape)[:2])
     slots = sum(case.k)
     lanes = draw(st.integers(max(1, min(slots, -(-work * slots // _CYCLES))), slots + 2))
-    return replace(case, folding=Folding(lanes, simd, column, rows=draw(st.sampled_from([0, 8]))))
+    dsp = isinstance(case.weights, FixedFormat) and draw(st.booleans())
+    return replace(case, folding=Folding(lanes, simd, column, rows=draw(st.sampled_from([0, 8])),
+                                         dsp=dsp))
 
 
 @st.composite

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from flightrtl import golden
-from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
 from flightrtl.gateware import ConvolutionEngine, DenseEngine, FoldedLayer, Folding
-from flightrtl.gateware.engine import inverted_range, negative_terms
+from flightrtl.gateware.engine import filter_offsets, sum_range
+from flightrtl.gateware.processing import code_offsets, processing_element
 from flightrtl.model import Dense, TensorType
-from tests.models import random_layer, random_map
+from tests.models import extreme_maps, random_layer, random_map
 from tests.streams import run_streams
 
 
@@ -68,7 +69,8 @@ def test_accumulators_hold_every_partial_sum_and_no_more():
         source = ActivationFormat(5, signed)
         layer = random_layer(rng, "dense", TensorType((2, 2, 3), source),
                              random_map(rng, TensorType((2, 2, 3), source), 2), k=[2, 1, 0])
-        low, high = inverted_range(layer, source)
+        offsets = code_offsets(layer.format, source)
+        low, high = sum_range(layer, source, offsets)
         lows, highs = [0], [0]
         for index in range(3):
             terms = layer.term_values[layer.slot_filter == index].ravel()
@@ -78,7 +80,7 @@ def test_accumulators_hold_every_partial_sum_and_no_more():
             lows.append(sum(min(a - s, 0) for (a, _), s in zip(ends, short, strict=True)))
             highs.append(sum(max(b - s, 0) for (_, b), s in zip(ends, short, strict=True)))
         assert (low, high) == (min(lows), max(highs))
-        assert negative_terms(layer).sum() == (layer.term_values < 0).sum()
+        assert filter_offsets(layer, offsets).sum() == -(layer.term_values < 0).sum()
 
 
 def test_wrong_kind_of_layer():
@@ -118,3 +120,58 @@ def test_formats_are_parameters():
         run = run_streams(dut, {"i": maps.ravel().tolist()},
                           {"o": golden.apply(layer, maps).size})
         assert run["o"] == golden.apply(layer, maps).ravel().tolist()
+
+
+@pytest.mark.parametrize(("weights", "source", "dsp"), [
+    (FixedFormat(4), ActivationFormat(6), False),
+    (FixedFormat(7), ActivationFormat(3, True), False),
+    (FixedFormat(5), ActivationFormat(6), True),
+    (BinaryFormat(), ActivationFormat(5), False),
+    (BinaryFormat(), ActivationFormat(5, True), False),
+    (BinaryFormat(), ActivationFormat(1), False),
+])
+@pytest.mark.parametrize("lanes", [1, 3, 4])
+def test_weights_that_are_no_terms(weights, source, dsp, lanes):
+    """With filters of no weights and lanes of no filter, and sums at both ends of their range."""
+    rng = np.random.default_rng(7)
+    source = TensorType((4, 5, 4), source)
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 4), kernel=(2, 3),
+                         stride=(1, 1), padding=(1, 0, 1, 1), k=[0, 1, 1, 0, 1, 1, 1],
+                         weights=weights)
+    maps = np.concatenate([random_map(rng, source, 2),
+                           *(extreme_maps(layer, source, n) for n in (1, 6))])
+    dut = engine(layer, source, Folding(lanes, 4, dsp=dsp))
+    expected = golden.apply(layer, maps)
+    np.testing.assert_array_equal(dut.compute(maps), expected)
+    run = run_streams(dut, {"i": maps.ravel().tolist()}, {"o": expected.size}, timeout=100_000)
+    assert run["o"] == expected.ravel().tolist()
+
+
+def test_ranges_of_sums_are_reached():
+    """Of any format: by activations at the ends, product by product."""
+    rng = np.random.default_rng(2)
+    for weights in (FixedFormat(5), BinaryFormat(), TermFormat(2)):
+        for form in (ActivationFormat(3), ActivationFormat(3, True)):
+            source = TensorType((2, 2, 3), form)
+            layer = random_layer(rng, "dense", source, random_map(rng, source, 2), k=[1, 1, 0],
+                                 weights=weights)
+            offsets = code_offsets(weights, form)
+            ends = [[value * int(weight) + int(offsets[code]) for value in (form.min, form.max)]
+                    for code, weight in zip(layer.terms.ravel(), layer.term_values.ravel(),
+                                            strict=True)]
+            filters = np.array(ends).reshape(2, -1, 2)
+            assert sum_range(layer, form, offsets) == (
+                int(np.minimum(filters.min(axis=2), 0).sum(axis=1).min()),
+                int(np.maximum(filters.max(axis=2), 0).sum(axis=1).max()))
+
+
+def test_multiplier_blocks_are_for_fixed_point():
+    rng = np.random.default_rng(0)
+    source = TensorType((3, 3, 2))
+    layer = random_layer(rng, "dense", source, random_map(rng, source, 2), weights=BinaryFormat())
+    with pytest.raises(ValueError, match="multiplier blocks are for weights of FixedFormat, not B"):
+        FoldedLayer(layer, source, Folding(1, 1, dsp=True))
+    with pytest.raises(ValueError, match="dsp=True needs weights of FixedFormat, not Term"):
+        processing_element(TermFormat(), simd=1, activation=source.format, dsp=True)
+    with pytest.raises(TypeError, match="dsp must be True or False, not 1"):
+        Folding(1, 1, dsp=1)

@@ -15,7 +15,8 @@ from amaranth.lib import wiring
 from flightrtl import modelfile, models
 from flightrtl.formats import ActivationFormat, signed_bits
 from flightrtl.gateware import FilterScheduler, FoldedLayer, Folding, PEArray, engine
-from flightrtl.gateware.engine import inverted_range
+from flightrtl.gateware.engine import sum_range
+from flightrtl.gateware.processing import code_offsets
 from flightrtl.model import TensorType, WeightedLayer
 from tests.formal import Failed, free_inputs, internal, planted, prove
 from tests.models import random_layer, random_map
@@ -229,7 +230,7 @@ FILTERS = [(10, ActivationFormat(8), (2, 1)), (3, ActivationFormat(6, True), (2,
 
 
 def engine_width(folded):
-    return signed_bits(*inverted_range(folded.layer, folded.source.format))
+    return signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
 
 
 @pytest.mark.parametrize(("seed", "source", "k"), SLOTS)
@@ -300,7 +301,7 @@ def test_bundled_models_have_the_width_that_they_need(name):
     assert layers
     for layer in layers:
         source = model.source(layer).format
-        width = signed_bits(*inverted_range(layer, source))
+        width = signed_bits(*sum_range(layer, source, code_offsets(layer.format, source)))
         low, high = bounds(layer, source)
         assert -(1 << width - 1) <= low
         assert high < 1 << width - 1
@@ -310,8 +311,9 @@ def test_bundled_models_have_the_width_that_they_need(name):
 
 def test_bounds_twin():
     """A width from half of the activations' range is seen."""
-    wrong = planted(engine.inverted_range, "terms * source.max])", "terms * (source.max >> 1)])")
+    wrong = planted(engine.sum_range, "terms * source.max])", "terms * (source.max >> 1)])")
     model = modelfile.load("mnist")
     layer = model.layers[0]
     source = model.source(layer).format
-    assert signed_bits(*wrong(layer, source)) < signed_bits(*reached(layer, source))
+    offsets = code_offsets(layer.format, source)
+    assert signed_bits(*wrong(layer, source, offsets)) < signed_bits(*reached(layer, source))

@@ -4,14 +4,17 @@
 import numpy as np
 import pytest
 
+from flightrtl.formats import TermFormat
 from flightrtl.gateware import ShiftPE
 from tests.streams import run_streams
 from tests.synthesis import cells
 
 
-def random_codes(rng, shape, term):
-    codes = rng.integers(0, 1 << term.code_bits, shape)
-    codes[codes == term.negative_zero] = 0
+def random_codes(rng, shape, weight):
+    """Codes of terms, or of weights of another format."""
+    codes = rng.integers(0, 1 << weight.code_bits, shape)
+    if isinstance(weight, TermFormat):
+        codes[codes == weight.negative_zero] = 0
     return codes
 
 

@@ -7,13 +7,26 @@ import pytest
 
 from flightrtl import boards, modelfile
 from flightrtl.errors import BuildError, UserError
-from flightrtl.formats import ActivationFormat, TermFormat, signed_bits
-from flightrtl.gateware.engine import ConvolutionEngine, inverted_range
+from flightrtl.formats import (
+    ActivationFormat,
+    BinaryFormat,
+    FixedFormat,
+    TermFormat,
+    signed_bits,
+)
+from flightrtl.gateware.engine import ConvolutionEngine, sum_range
 from flightrtl.gateware.folding import FoldedLayer, Folding
 from flightrtl.gateware.network import Network
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
 from flightrtl.planner import Cost, plan
-from flightrtl.planner.cost import adder_bits, engine_cost, memory_brams, system_costs, total
+from flightrtl.planner.cost import (
+    adder_bits,
+    engine_cost,
+    maps_to_blocks,
+    memory_brams,
+    system_costs,
+    total,
+)
 from flightrtl.planner.search import GOOD_UTILIZATION, WORTH
 from tests import synthesis
 from tests.models import random_images, random_layer, random_map, random_model
@@ -53,8 +66,9 @@ def every_folding(layer):
 
 def cost_of(model, layer, folding, family="ice40"):
     source = model.source(layer)
-    accumulator = signed_bits(*inverted_range(layer, source.format))
-    return engine_cost(FoldedLayer(layer, source, folding), family, accumulator)
+    folded = FoldedLayer(layer, source, folding)
+    accumulator = signed_bits(*sum_range(layer, source.format, folded.offsets))
+    return engine_cost(folded, family, accumulator)
 
 
 @pytest.mark.parametrize("cells", [2000, 2600, 4000])
@@ -207,7 +221,8 @@ def test_the_estimate_of_an_engine_is_near_what_synthesis_makes(family, lanes, s
                          kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1),
                          k=[1, 2, 1, 2, 1, 2, 1, 2], output=ActivationFormat(8), exponent_bits=3)
     folded = FoldedLayer(layer, source, Folding(lanes, simd))
-    estimate = engine_cost(folded, family, signed_bits(*inverted_range(layer, source.format)))
+    estimate = engine_cost(folded, family, signed_bits(
+        *sum_range(layer, source.format, folded.offsets)))
     cells = synthesis.cells(ConvolutionEngine(folded, register=family == "ecp5"), family, tmp_path)
     if family == "ice40":
         ff = sum(count for kind, count in cells.items() if kind.startswith("SB_DFF"))
@@ -220,6 +235,45 @@ def test_the_estimate_of_an_engine_is_near_what_synthesis_makes(family, lanes, s
     assert estimate.lut4 * 0.75 <= used <= estimate.lut4 * 1.05
     assert abs(estimate.ff - ff) <= 0.15 * ff
     assert estimate.bram == bram
+
+
+@pytest.mark.parametrize(("family", "weights", "bits", "folding"), [
+    ("ice40", FixedFormat(5), 7, Folding(3, 2)),
+    ("ecp5", FixedFormat(8), 8, Folding(8, 4, dsp=True)),
+    ("ice40", BinaryFormat(), 1, Folding(4, 24, True)),
+], ids=str)
+def test_the_estimate_for_weights_that_are_no_terms(family, weights, bits, folding, tmp_path):
+    rng = np.random.default_rng(3)
+    source = TensorType((12, 12, 8), ActivationFormat(bits))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), name="conv",
+                         kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1), k=[1] * 8,
+                         output=ActivationFormat(8), weights=weights)
+    folded = FoldedLayer(layer, source, folding)
+    estimate = engine_cost(folded, family, signed_bits(
+        *sum_range(layer, source.format, folded.offsets)))
+    cells = synthesis.cells(ConvolutionEngine(folded, register=family == "ecp5"), family, tmp_path)
+    used = (cells["SB_LUT4"] + cells["LUT4"] + 2 * cells["CCU2C"]
+            + 6 * cells["TRELLIS_DPR16X4"])
+    assert estimate.lut4 * 0.75 <= used <= estimate.lut4 * 1.05
+    assert estimate.dsp == cells["MULT18X18D"]
+
+
+def test_multiplier_blocks_only_where_there_are_some():
+    """A small model of fixed-point weights: on a board without blocks, and on two with."""
+    rng = np.random.default_rng(1)
+    source = TensorType((6, 6, 2), ActivationFormat(8))
+    layer = random_layer(rng, "dense", source, random_map(rng, source, 2), k=[1] * 4,
+                         weights=FixedFormat(4), output=ActivationFormat(12, True))
+    model = Model("fixed", source, (layer,))
+    for name, most in (("ice40_hx8k_b_evn", 0), ("ice40", 8), ("ecp5", 156)):
+        board = boards.load(name)
+        assert board.resources.dsp == most
+        chosen = plan(model, board)
+        assert chosen.cost.dsp <= most
+        assert (chosen.cost.dsp > 0) == chosen.layers[0].folding.dsp == (most > 0)
+    assert not maps_to_blocks(FixedFormat(4), ActivationFormat(4), "ice40")     # 9 bits
+    assert maps_to_blocks(FixedFormat(4), ActivationFormat(4), "ecp5")
+    assert not maps_to_blocks(TermFormat(4), ActivationFormat(8), "ecp5")
 
 
 def test_terms_of_all_formats_have_a_cost():

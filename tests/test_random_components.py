@@ -35,6 +35,7 @@ from tests.strategies import (
     seeds,
     stalls,
     term_formats,
+    weight_formats,
     windows,
 )
 from tests.streams import as_map, as_transfers, run_streams
@@ -80,7 +81,7 @@ def test_xnor_pe(simd, activation, seed, stall):
 
 
 @given(lanes=st.integers(1, 6), simd=st.integers(1, 5), words=st.integers(1, 7),
-       width=st.integers(4, 40), activation=activation_formats(), term=term_formats(),
+       width=st.integers(4, 40), activation=activation_formats(), term=weight_formats(),
        pixels=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
 def test_array(lanes, simd, words, width, activation, term, pixels, seed, stall):
     array = PEArray(lanes=lanes, simd=simd, width=width, activation=activation, term=term,

@@ -6,7 +6,7 @@ import pytest
 
 from flightrtl import boards, build, flow, modelfile, planner
 from flightrtl.errors import BuildError, run_cli
-from flightrtl.gateware import FoldedLayer, Folding, Network, require_supported, unsupported
+from flightrtl.gateware import Network, require_supported, unsupported
 from flightrtl.model import Model
 from flightrtl.modelfile import ModelError
 from sim import __main__ as sim
@@ -19,11 +19,9 @@ def residual() -> Model:
     return residual_model()
 
 
-NAMED = ["layer 'conv': there is no hardware for weights of FixedFormat(bits=4) yet",
-         "layer 'add': there is no hardware for additions yet",
+NAMED = ["layer 'add': there is no hardware for additions yet",
          "layer 'pool': it takes the result of 'conv', not that of the layer before, 'add'",
-         "layer 'both': there is no hardware for additions yet",
-         "layer 'dense': there is no hardware for weights of BinaryFormat() yet"]
+         "layer 'both': there is no hardware for additions yet"]
 
 
 def test_all_layers_without_hardware_are_named_with_a_hint(residual):
@@ -43,9 +41,6 @@ def test_components_refuse_it(residual):
                      lambda: planner.plan(residual, boards.load("ice40"))):
         with pytest.raises(ModelError, match="no hardware can be built for model 'residual'"):
             function()
-    conv = residual.layers[0]
-    with pytest.raises(TypeError, match="layer 'conv': weights of FixedFormat.* cannot be folded"):
-        FoldedLayer(conv, residual.input, Folding(1, 1))
 
 
 @pytest.mark.parametrize("options", [["--estimate"], ["--estimate", "--json"], [],

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # (An object is also the answer in NumPy: its parts need not become hardware.)
-"""The PE array: lanes of shift PEs with accumulators, and the chains that empty them."""
+"""The PE array: lanes of processing elements with accumulators, and the chains that empty them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
-from ..formats import ActivationFormat, IntArray, TermFormat, _integer
+from ..formats import ActivationFormat, IntArray, TermFormat, WeightFormat, _integer
 from .mapstream import map_values, vector
-from .pe import ShiftPE, activation_shape
+from .pe import activation_shape
+from .processing import processing_element
 
 __all__ = ["PEArray"]
 
 
 class PEArray(wiring.Component):
-    """``lanes`` by ``pixels`` shift PEs, each with its accumulator.
+    """``lanes`` by ``pixels`` PEs for one format of weights, each with its accumulator.
 
     The PEs of a lane share their terms, those of a pixel their activations. A *pass* is a run of
     transfers that ends with one whose ``last`` is 1. Every PE's dot products are added up over
@@ -28,8 +29,9 @@ class PEArray(wiring.Component):
     side through ``o``, lane 0 first, while the next pass already runs. The array stops only
     where a pass would end before the chains are empty. ``i.ready`` depends on registers only.
 
-    Products of negative terms are one short (:class:`ShiftPE` with ``exact=False``): a sum is
-    the exact one less the number of the lane's negative terms in the pass.
+    Products may be off, each by what its weight's code says: a sum is the exact one and
+    ``offsets`` of all the lane's codes in the pass. Of terms, that is 1 less for a negative one
+    (:class:`ShiftPE` with ``exact=False``).
 
     Cost, per lane and pixel: the PE, an adder and two registers of ``width`` bits. 8 lanes of 4
     terms with 20 bits measure 1,967 LUT4 on iCE40 and 2,001 on ECP5 (``python -m benchmarks
@@ -46,8 +48,10 @@ class PEArray(wiring.Component):
         Terms per lane and cycle.
     width : int
         Bits of an accumulator. Sums are modulo ``2**width``.
-    activation, term : ActivationFormat, TermFormat
-        Number formats.
+    activation, term : ActivationFormat, WeightFormat
+        Number formats; ``term`` is that of the weights, whatever they are.
+    dsp : bool
+        Whether multiplier blocks make the products, see :class:`MultiplyPE`.
     pixels : int
         Output pixels at the same time, 1 or more.
 
@@ -55,7 +59,8 @@ class PEArray(wiring.Component):
     -------
     i : In(stream) of struct
         ``activations``: ``simd`` activations for each pixel, pixel after pixel; ``terms``:
-        ``lanes`` times ``simd`` term codes; ``last``: 1 on the last transfer of a pass.
+        ``lanes`` times ``simd`` codes of terms or weights; ``last``: 1 on the last transfer of a
+        pass.
     o : Out(stream) of signed(width), an array of them if there are several pixels
         ``lanes`` sums for each pass and pixel.
     """
@@ -65,15 +70,17 @@ class PEArray(wiring.Component):
 
     def __init__(self, *, lanes: int, simd: int, width: int,
                  activation: ActivationFormat = ActivationFormat(),
-                 term: TermFormat = TermFormat(), pixels: int = 1) -> None:
+                 term: WeightFormat = TermFormat(), pixels: int = 1,
+                 dsp: bool = False) -> None:
         self.simd = _integer(simd, "simd", 1, 1 << 16)
         self.activation = activation
         self.term = term
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
-        self._pes = [[ShiftPE(simd=simd, activation=activation, term=term, exact=False)
+        self._pes = [[processing_element(term, simd=simd, activation=activation, dsp=dsp)
                       for _ in range(self.pixels)] for _ in range(self.lanes)]
+        self.offsets = self._pes[0][0].offsets
         self.latency = self._pes[0][0].latency + 1
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({

@@ -23,24 +23,29 @@ from .scheduler import FilterScheduler
 from .weights import WeightBuffer
 from .window import SlidingWindow
 
-__all__ = ["ConvolutionEngine", "DenseEngine", "LayerEngine", "inverted_range", "negative_terms"]
+__all__ = ["ConvolutionEngine", "DenseEngine", "LayerEngine", "filter_offsets", "sum_range"]
 
 
-def negative_terms(layer: WeightedLayer) -> IntArray:
-    """How many terms of each filter are negative: what the array's sums are short of."""
-    count = np.zeros(layer.filters, np.int64)
-    np.add.at(count, layer.slot_filter, (layer.term_values < 0).sum(axis=(1, 2, 3)))
-    return count
+def filter_offsets(layer: WeightedLayer, offsets: IntArray) -> IntArray:
+    """What the array's sum of each filter is more than it should be: the bias takes it away.
+
+    ``offsets`` says by how much a product is, by its weight's code
+    (:attr:`FoldedLayer.offsets`).
+    """
+    total = np.zeros(layer.filters, np.int64)
+    np.add.at(total, layer.slot_filter, offsets[layer.terms].sum(axis=(1, 2, 3)))
+    return total
 
 
-def inverted_range(layer: WeightedLayer, source: ActivationFormat) -> tuple[int, int]:
+def sum_range(layer: WeightedLayer, source: ActivationFormat,
+              offsets: IntArray) -> tuple[int, int]:
     """Least and greatest value of any accumulator of the array, at any time, in any filter.
 
-    That is the layer's own range, but for the 1 by which each product of a negative term is
-    short, and with every partial sum counted too.
+    That is the layer's own range, but for what each product is off by, and with every partial sum
+    counted too.
     """
     terms = layer.term_values
-    ends = np.stack([terms * source.min, terms * source.max]) - (terms < 0)
+    ends = np.stack([terms * source.min, terms * source.max]) + offsets[layer.terms]
     low, high = np.zeros(layer.filters, np.int64), np.zeros(layer.filters, np.int64)
     np.add.at(low, layer.slot_filter, np.minimum(ends.min(axis=0), 0).sum(axis=(1, 2, 3)))
     np.add.at(high, layer.slot_filter, np.maximum(ends.max(axis=0), 0).sum(axis=(1, 2, 3)))
@@ -50,9 +55,10 @@ def inverted_range(layer: WeightedLayer, source: ActivationFormat) -> tuple[int,
 class LayerEngine(wiring.Component):
     """A weighted layer as a pipeline: window and weights, array, scheduler, requantizer.
 
-    Nothing in it multiplies. It works on windows without a pause as long as pixels arrive and
-    results leave in time, over the edges of rows and images too: its busy cycles for an image
-    are :attr:`FoldedLayer.cycles`, and with enough input it starts an image every so many.
+    Nothing in it multiplies, unless its folding says ``dsp``. It works on windows without a pause
+    as long as pixels arrive and results leave in time, over the edges of rows and images too: its
+    busy cycles for an image are :attr:`FoldedLayer.cycles`, and with enough input it starts an
+    image every so many.
 
     Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,033
     LUT4 and 8 block RAMs on iCE40, 1,054 and 3 on ECP5. Latency: an output pixel leaves
@@ -81,7 +87,7 @@ class LayerEngine(wiring.Component):
     def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
         layer, source, folding = folded.layer, folded.source, folded.folding
         self.folded = folded
-        low, high = inverted_range(layer, source.format)
+        low, high = sum_range(layer, source.format, folded.offsets)
         width = signed_bits(low, high)
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
@@ -91,10 +97,10 @@ class LayerEngine(wiring.Component):
         self.weights = WeightBuffer(folded, register=register)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
                              activation=source.format, term=folded.term,
-                             pixels=folding.pixels)
+                             pixels=folding.pixels, dsp=folding.dsp)
         self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
                                          pixels=folding.pixels)
-        bias = layer.bias + negative_terms(layer)
+        bias = layer.bias - filter_offsets(layer, folded.offsets)
         self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),
                                        shift=layer.shift.tolist(), output=layer.output,
                                        pixels=folding.pixels, register=register)

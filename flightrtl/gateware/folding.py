@@ -8,9 +8,10 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ..formats import IntArray, TermFormat, _integer
+from ..formats import FixedFormat, IntArray, WeightFormat, _integer
 from ..model import Convolution, Dense, TensorType
 from .linebuffer import Ring, window_ring
+from .processing import code_offsets
 
 __all__ = ["FoldedLayer", "Folding", "drain_program"]
 
@@ -70,6 +71,8 @@ class Folding:
         rows keep a layer and the one before it from waiting for each other.
     pixels : int
         Neighbouring output pixels computed at the same time with the same weights, ``M``.
+    dsp : bool
+        Whether multiplier blocks make the products; of fixed-point weights only.
     """
 
     lanes: int
@@ -77,14 +80,16 @@ class Folding:
     column: bool = False
     rows: int = 0
     pixels: int = 1
+    dsp: bool = False
 
     def __post_init__(self) -> None:
         _integer(self.lanes, "lanes", 1, 1 << 16)
         _integer(self.simd, "simd", 1, 1 << 16)
         _integer(self.rows, "rows", 0, 1 << 16)
         _integer(self.pixels, "pixels", 1, 1 << 12)
-        if not isinstance(self.column, bool):
-            raise TypeError(f"column must be True or False, not {self.column!r}")
+        for name in ("column", "dsp"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +114,8 @@ class FoldedLayer:
     ------
     ValueError
         If ``simd`` does not divide the channels (or, by columns, the kernel column), ``pixels``
-        not the result's columns or ``source_pixels`` not the source's.
-    TypeError
-        If the layer's weights are no sums of terms.
+        not the result's columns or ``source_pixels`` not the source's; or with ``dsp``, if the
+        layer's weights are not fixed-point.
     """
 
     layer: Convolution | Dense
@@ -121,9 +125,9 @@ class FoldedLayer:
 
     def __post_init__(self) -> None:
         _integer(self.source_pixels, "source_pixels", 1, 1 << 12)
-        if not isinstance(self.layer.format, TermFormat):
-            raise TypeError(f"layer {self.layer.name!r}: weights of {self.layer.format} cannot be "
-                            "folded: use TermFormat")
+        if self.folding.dsp and not isinstance(self.layer.format, FixedFormat):
+            raise ValueError(f"layer {self.layer.name!r}: multiplier blocks are for weights of "
+                             f"FixedFormat, not {self.layer.format}: use dsp=False")
         folding, rows, channels = self.folding, self.rows, self.channels
         if folding.simd % rows or channels % (folding.simd // rows):
             legal = [rows * n for n in range(1, channels + 1) if channels % n == 0]
@@ -140,10 +144,14 @@ class FoldedLayer:
                              f"divide the {self.source.shape[1]} columns of its input")
 
     @property
-    def term(self) -> TermFormat:
-        """Format of the layer's weights."""
-        assert isinstance(self.layer.format, TermFormat)
+    def term(self) -> WeightFormat:
+        """Format of the layer's terms or weights."""
         return self.layer.format
+
+    @property
+    def offsets(self) -> IntArray:
+        """By code, what a product of the array is more than it should be."""
+        return code_offsets(self.layer.format, self.source.format, self.folding.dsp)
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -219,9 +227,9 @@ class FoldedLayer:
 
     @cached_property
     def words_of_terms(self) -> IntArray:
-        """Term codes in the order of the hardware, (passes * words, lanes, simd).
+        """Codes in the order of the hardware, (passes * words, lanes, simd).
 
-        Lanes that have no slot in the last pass hold zeros.
+        Lanes that have no slot in the last pass hold zeros: no terms, or some weight or other.
         """
         layer, folding = self.layer, self.folding
         height, width = self.kernel

@@ -12,7 +12,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
-from ..formats import IntArray, TermFormat
+from ..formats import IntArray
 from ..model import (
     INPUT,
     Add,
@@ -81,10 +81,6 @@ def unsupported(model: Model) -> list[str]:
             found.append(f"layer {layer.name!r}: it takes the result of {layer.inputs[0]!r}, not "
                          f"that of the layer before, {before!r}, and there is no hardware for "
                          "branches yet: train a network whose layers form a chain")
-        if isinstance(layer, WeightedLayer) and not isinstance(layer.format, TermFormat):
-            found.append(f"layer {layer.name!r}: there is no hardware for weights of "
-                         f"{layer.format} yet: train it with weights that are sums of powers of "
-                         "two")
         before = layer.name
     return found
 

@@ -70,6 +70,11 @@ class ShiftPE(wiring.Component):
         self.activation = activation
         self.term = term
         self.exact = exact
+        # A minus zero is no code, and so does not matter.
+        self.offsets: IntArray = np.zeros(1 << term.code_bits, np.int64)
+        """By term code, how much a product is more than it should be."""
+        if not exact:
+            self.offsets[1 + term.negative_zero:] = -1
         # An inverted product needs no more bits than the negated one, and the sum of S of them
         # no more than ceil(log2(S)) on top.
         self.product_bits = activation.bits + term.max_exponent + (not activation.signed)
@@ -88,8 +93,8 @@ class ShiftPE(wiring.Component):
     def compute(self, activations: ArrayLike, terms: ArrayLike) -> IntArray:
         """The same in NumPy: dot products over the last axis of ``activations`` and codes."""
         values = self.term.decode(terms)
-        total = (np.asarray(activations, np.int64) * values).sum(axis=-1)
-        return total if self.exact else total - (values < 0).sum(axis=-1)
+        products = np.asarray(activations, np.int64) * values
+        return (products + self.offsets[np.asarray(terms, np.int64)]).sum(axis=-1)
 
     def _product(self, activation: Value, code: Value) -> Value:
         """Shifted, gated and sign-inverted activation: ``activation * term``, or one less."""

@@ -11,7 +11,7 @@ from amaranth.hdl import ShapeLike
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import Out
 
-from ..formats import IntArray, TermFormat
+from ..formats import IntArray, WeightFormat
 from .folding import FoldedLayer
 
 __all__ = ["RomStream", "WeightBuffer"]
@@ -96,7 +96,7 @@ class RomStream(wiring.Component):
 
 
 class WeightBuffer(RomStream):
-    """Term codes of a folded layer in the order in which the array consumes them.
+    """Codes of a folded layer's terms or weights in the order in which the array consumes them.
 
     The stream repeats for every output pixel. Word ``w`` of pass ``p`` is entry
     ``p * words + w`` of :attr:`FoldedLayer.words_of_terms`; in a word, lane 0 and input 0 are in
@@ -125,7 +125,7 @@ class WeightBuffer(RomStream):
                          register=register)
 
 
-def pack(codes: IntArray, term: TermFormat) -> list[int]:
+def pack(codes: IntArray, term: WeightFormat) -> list[int]:
     """One integer for each row of codes, the first code in its lowest bits."""
     bits = (codes.astype(np.int64)[:, :, None] >> np.arange(term.code_bits)) & 1
     packed = np.packbits(bits.reshape(len(codes), -1).astype(np.uint8), axis=1,

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
+from ..formats import ActivationFormat, FixedFormat, TermFormat, WeightFormat
 from ..gateware.folding import FoldedLayer
+from ..gateware.processing import processing_element
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, TensorType
 
-__all__ = ["Cost", "engine_cost", "memory_brams", "memory_cells", "pool_cost", "system_costs",
-           "total"]
+__all__ = ["Cost", "engine_cost", "maps_to_blocks", "memory_brams", "memory_cells", "pool_cost",
+           "system_costs", "total"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,20 @@ ADDER_LUT4 = {"ice40": 1.389, "ecp5": 1.067}
 ACCUMULATOR_LUT4 = {"ice40": 3.555, "ecp5": 3.152}
 """Per bit of accumulator and chain."""
 
+# The same of lanes for weights that are no terms, fitted to arrays of 2 and 6 lanes by their
+# difference: fixed-point weights of 2 to 8 bits on activations of 4 and 8, binary ones on 1, 4 and
+# 8 bits, S = 1 to 64, and multiplier blocks; off by 3.7 % at most.
+LOGIC_LUT4 = {"ice40": 0.759, "ecp5": 0.839}
+"""Per bit of digits' products, or of inverted activations, and per LUT4 of counts of bits."""
+SUM_LUT4 = {"ice40": 1.073, "ecp5": 1.106}
+"""Per bit of the adders between digits, products or counts."""
+TOTAL_LUT4 = {"ice40": 3.205, "ecp5": 3.115}
+"""Per bit of accumulator and chain."""
+GROUP_LUT4 = (1, 3, 5, 8, 11, 13)
+"""Of 1 to 6 single bits that are counted at once."""
+DSP_BITS = {"ice40": 11, "ecp5": 0}
+"""Bits of the least product for which Yosys takes a multiplier block."""
+
 # What follows was fitted to whole designs: an MNIST network of four convolutions and a dense
 # layer (UP5K at S = 1, 4, 6, 8; LFE5U-85F at S = 2, 4, 5, 8, 12), as nextpnr counts.
 ARRAY_LUT4 = 14
@@ -124,6 +140,63 @@ def adder_bits(product_bits: int, simd: int) -> int:
     return bits
 
 
+def maps_to_blocks(weight: WeightFormat, activation: ActivationFormat, family: str) -> bool:
+    """Whether synthesis makes such products of multiplier blocks."""
+    if not isinstance(weight, FixedFormat):
+        return False
+    pe = processing_element(weight, simd=1, activation=activation, dsp=True)
+    return pe.product_bits >= DSP_BITS[family]
+
+
+def _lane_bits(folded: FoldedLayer) -> tuple[int, int, int]:
+    """Bits of a lane without its accumulator: of logic, of adders, and of registers.
+
+    For weights that are no terms.
+    """
+    form, simd = folded.source.format, folded.folding.simd
+    if not isinstance(folded.term, FixedFormat):
+        if form.bits > 1 or form.signed:
+            adders = adder_bits(form.bits, simd)
+            return simd * form.bits, adders, simd * form.bits + adders
+        groups = [min(6, simd - first) for first in range(0, simd, 6)]
+        adders = adder_bits(3, len(groups))
+        return sum(GROUP_LUT4[size - 1] for size in groups), adders, 3 * len(groups) + adders
+    bits = form.bits + (not form.signed)
+    product = bits + folded.term.bits - 1
+    adders = adder_bits(product, simd)
+    if folded.folding.dsp:
+        return 0, adders, adders
+    digits = [bits + 1] + [bits + 2] * (folded.term.bits // 2 - 1) + [bits] * (folded.term.bits % 2)
+    parts = (len(digits) - 1) * (bits + 3) + 3 * (len(digits) == 4)
+    waits = digits[-1] if len(digits) == 3 else 0       # for the sum of the two before it
+    return (simd * sum(digits), simd * parts + adders,
+            simd * (sum(digits) + parts + waits) + adders)
+
+
+def _array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
+    form, term = folded.source.format, folded.term
+    simd, pixels = folded.folding.simd, folded.folding.pixels
+    count = folded.folding.lanes * pixels
+    if isinstance(term, TermFormat):
+        product = form.bits + term.max_exponent + (not form.signed)
+        adders = adder_bits(product, simd)
+        stages = sum(form.bits + (2 << stage) - 1 for stage in range(term.exponent_bits))
+        lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
+                + ACCUMULATOR_LUT4[family] * accumulator)
+        return Cost(lut4=round(ARRAY_LUT4 + count * lane),
+                    ff=count * (simd * product + adders + 2 * accumulator + 3))
+    logic, adders, registers = _lane_bits(folded)
+    lane = (LOGIC_LUT4[family] * logic + SUM_LUT4[family] * adders
+            + TOTAL_LUT4[family] * accumulator)
+    dsp = count * simd if folded.folding.dsp else 0
+    if dsp and family == "ecp5":        # whose blocks' registers synthesis does not use
+        registers += simd * (form.bits + (not form.signed) + term.code_bits - 1)
+    # Triples of activations, which all lanes share.
+    triples = pixels * simd * (form.bits + 2) if term.code_bits > 3 and not dsp else 0
+    return Cost(lut4=round(ARRAY_LUT4 + triples + count * lane),
+                ff=count * (registers + 2 * accumulator + 3), dsp=dsp)
+
+
 def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     """Estimate for one convolution or dense engine.
 
@@ -136,18 +209,8 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     accumulator : int
         Bits of the array's accumulators.
     """
-    form = folded.source.format
-    lanes, simd = folded.folding.lanes, folded.folding.simd
-    product = form.bits + folded.term.max_exponent + (not form.signed)
-    adders = adder_bits(product, simd)
-    stages = sum(form.bits + (2 << stage) - 1 for stage in range(folded.term.exponent_bits))
-    lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
-            + ACCUMULATOR_LUT4[family] * accumulator)
-    count = lanes * folded.folding.pixels
-    array = Cost(lut4=round(ARRAY_LUT4 + count * lane),
-                 ff=count * (simd * product + adders + 2 * accumulator + 3))
-    return total((array, _rest_cost(folded, accumulator), _window_cost(folded, family),
-                  _weights_cost(folded, family)))
+    return total((_array_cost(folded, family, accumulator), _rest_cost(folded, accumulator),
+                  _window_cost(folded, family), _weights_cost(folded, family)))
 
 
 def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
@@ -155,7 +218,7 @@ def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
     layer = folded.layer
     bits = layer.output.bits
     span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
-    adds = max(layer.k, default=0) > 1 or layer.slots != folded.passes * folded.folding.lanes
+    adds = max(layer.k, default=0) > 1
     pixel = (accumulator * (1 + SCHEDULER_BIT_LUT4 * adds) + accumulator * (1 + span) + 2 * bits
              + BUFFER_BIT_LUT4 * bits)
     pixels = folded.folding.pixels

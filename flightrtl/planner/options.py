@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..formats import signed_bits
-from ..gateware.engine import inverted_range
+from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.pool import pooled_pixels
+from ..gateware.processing import code_offsets
 from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost
 
@@ -128,7 +129,8 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int, family
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
     lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
-    accumulator = signed_bits(*inverted_range(layer, source.format))
+    accumulator = signed_bits(*sum_range(layer, source.format,
+                                         code_offsets(layer.format, source.format)))
     transfers = model.tensors[layer.name].size // pixels
     found: list[Option] = []
     for column in (False, True) if height > 1 else (False,):

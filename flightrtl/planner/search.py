@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,12 @@ from ..boards import Board
 from ..errors import BuildError, UserError
 from ..formats import signed_bits
 from ..gateware.clocking import solve
-from ..gateware.engine import inverted_range
+from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.network import require_supported
+from ..gateware.processing import code_offsets
 from ..model import INPUT, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
-from .cost import Cost, engine_cost, pool_cost, system_costs, total
+from .cost import Cost, engine_cost, maps_to_blocks, pool_cost, system_costs, total
 from .cycles import Timing, measure
 from .plan import LayerPlan, Plan
 
@@ -32,6 +34,8 @@ WORTH = 1.25
 # Logic cells that one block RAM is worth, where there is a choice between the two. Every value
 # is tried, since either resource may be the scarce one.
 _EXCHANGE_RATES = (0, 5, 20, 60, 200, 1000, 10_000)
+# The same for a multiplier block, where a layer has a use for one.
+_BLOCK_RATES = (0, 20, 40, 60, 80, 10_000)
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class _Option:
 class _Budget:
     lut4: int
     bram: int
+    dsp: int
 
     def holds(self, cost: Cost) -> bool:
-        return cost.lut4 <= self.lut4 and cost.bram <= self.bram
+        return cost.lut4 <= self.lut4 and cost.bram <= self.bram and cost.dsp <= self.dsp
 
 
 def plan(model: Model, board: Board, frequency: float | None = None,
@@ -89,8 +94,8 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     overhead = system_costs(model.output)
     spent = total(overhead.values())
     budget = _Budget(int(board.resources.lut4 * board.fill) - spent.lut4,
-                     board.resources.bram - spent.bram)
-    options = {layer.name: _options(model, layer, board.family) for layer in model.layers}
+                     board.resources.bram - spent.bram, board.resources.dsp - spent.dsp)
+    options = {layer.name: _options(model, layer, board) for layer in model.layers}
     floor = max(tensor.size for tensor in model.tensors.values())
     _check_fits(model, board, budget, options)
 
@@ -153,7 +158,7 @@ def _longer(option: _Option, family: str) -> _Option:
     assert folded is not None
     rows = 2 * (folded.folding.rows or 1 << ceil_log2(folded.kernel[0] + 1))
     longer = replace(folded, folding=replace(folded.folding, rows=rows))
-    accumulator = signed_bits(*inverted_range(folded.layer, folded.source.format))
+    accumulator = signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
     return replace(option, folded=longer, cost=engine_cost(longer, family, accumulator))
 
 
@@ -162,9 +167,9 @@ def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing
     return measure(model, foldings, memory_register=board.memory_register)
 
 
-def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
+def _options(model: Model, layer: Layer, board: Board) -> list[_Option]:
     """Every way to compute a layer that is not worse than another in all respects."""
-    source = model.source(layer)
+    source, family = model.source(layer), board.family
     if isinstance(layer, MaxPool):
         return [_Option(None, source.size, 0.0, pool_cost(layer, source, family))]
     assert isinstance(layer, (Convolution, Dense))     # what else there is was refused
@@ -172,23 +177,28 @@ def _options(model: Model, layer: Layer, family: str) -> list[_Option]:
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
     lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
-    accumulator = signed_bits(*inverted_range(layer, source.format))
     found = []
-    for column in (False, True) if height > 1 else (False,):
-        for simd in (height * n if column else n for n in divisors):
-            for count in lanes:
-                folded = FoldedLayer(layer, source, Folding(count, simd, column))
-                found.append(_Option(folded, folded.cycles, folded.utilization,
-                                     engine_cost(folded, family, accumulator)))
+    for dsp in (False, True) if maps_to_blocks(layer.format, source.format, family) else (False,):
+        accumulator = signed_bits(*sum_range(layer, source.format, code_offsets(
+            layer.format, source.format, dsp)))
+        for column in (False, True) if height > 1 else (False,):
+            for simd in (height * n if column else n for n in divisors):
+                for count in lanes:
+                    if dsp and count * simd > board.resources.dsp:
+                        continue
+                    folded = FoldedLayer(layer, source, Folding(count, simd, column, dsp=dsp))
+                    found.append(_Option(folded, folded.cycles, folded.utilization,
+                                         engine_cost(folded, family, accumulator)))
     return _pareto(found)
 
 
 def _pareto(options: Iterable[_Option]) -> list[_Option]:
-    """Options of which no other is as fast, as cheap in cells and in RAM, and as well used."""
+    """Options of which no other is as fast, as cheap in every resource, and as well used."""
     kept: list[_Option] = []
     for option in sorted(options, key=lambda o: (o.cycles, o.cost.lut4, o.cost.bram,
-                                                 -o.utilization)):
+                                                 o.cost.dsp, -o.utilization)):
         if not any(o.cost.lut4 <= option.cost.lut4 and o.cost.bram <= option.cost.bram
+                   and o.cost.dsp <= option.cost.dsp
                    and o.utilization >= option.utilization for o in kept):
             kept.append(option)
     return kept
@@ -202,9 +212,11 @@ def _choose(options: dict[str, list[_Option]], limit: int,
     if not all(fast.values()):
         return None
     best = None
-    for rate in _EXCHANGE_RATES:
-        chosen = {name: min(some, key=lambda o: (o.cost.lut4 + rate * o.cost.bram, o.cycles))
-                  for name, some in fast.items()}
+    blocks = _BLOCK_RATES if any(o.cost.dsp for some in fast.values() for o in some) else (0,)
+    for rate, block in itertools.product(_EXCHANGE_RATES, blocks):
+        chosen = {name: min(some, key=lambda o: (
+            o.cost.lut4 + rate * o.cost.bram + block * o.cost.dsp, o.cycles))
+            for name, some in fast.items()}
         cost = total(option.cost for option in chosen.values())
         if budget.holds(cost) and (best is None or cost.lut4 < best[0]):
             best = cost.lut4, chosen
