@@ -92,7 +92,7 @@ class WideAccumulators(wiring.Component):
                 table([row[lane][n] for row in codes], word))
         # The words inside the PEs, youngest first: whether there is one, and its number.
         inside, valid, index = [], dut.i.valid, word
-        for stage in range(dut._pes[0].latency):
+        for stage in range(dut._pes[0][0].latency):
             valid_, index_ = Signal(name=f"valid_{stage}"), Signal(range(count))
             with m.If(advance):
                 m.d.sync += [valid_.eq(valid), index_.eq(index)]
@@ -141,7 +141,7 @@ class WideAccumulators(wiring.Component):
                 m.d.comb += value.eq(table(terms, word))
                 exact = Signal(wide, name=f"exact_{lane}_{n}")
                 m.d.comb += exact.eq(value * dut.i.payload.activations[n] - (value < 0))
-                level.append((register(exact, dut._pes[0].product_bits, f"product_{n}",
+                level.append((register(exact, dut._pes[0][0].product_bits, f"product_{n}",
                                        *inside[0], (ends.min(axis=0), ends.max(axis=0))),
                               ends.min(axis=0), ends.max(axis=0)))
             for depth in range(1, len(inside)):
@@ -149,7 +149,7 @@ class WideAccumulators(wiring.Component):
                 level = []
                 for n, pair in enumerate(pairs):
                     kept, low, high = (sum(part) for part in zip(*pair, strict=True))
-                    level.append((register(kept, dut._pes[0].product_bits + depth,
+                    level.append((register(kept, dut._pes[0][0].product_bits + depth,
                                            f"sum_{depth}_{n}", *inside[depth], (low, high)),
                                   low, high))
             accumulator, total = Signal(wide), Signal(wide)

@@ -102,7 +102,7 @@ class Drain(wiring.Component):
             for depth, nodes in enumerate(stages):
                 for n, value in enumerate(nodes):
                     name = f"sum_{depth}_{n}" if depth else f"product_{n}"
-                    bits = dut._pes[0].product_bits + depth
+                    bits = dut._pes[0][0].product_bits + depth
                     m.d.comb += Assert(inside(f"lane_{{}}.{name}", signed(bits)) == value,
                                        "each register of the PE has its sum")
             accumulator = inside("accumulator_{}", signed(WIDTH))

@@ -44,8 +44,9 @@ from flightrtl.gateware import (
     WeightBuffer,
 )
 from flightrtl.gateware.engine import LayerEngine
+from flightrtl.gateware.fold import WindowFold
 from flightrtl.gateware.link import COMMAND_RUN, SYNC, Frame, Link, _State
-from flightrtl.gateware.pool import _Fold, _Pooling
+from flightrtl.gateware.pool import _Pooling
 from flightrtl.gateware.uart import UartReceiver
 from flightrtl.gateware.weights import RomStream
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
@@ -208,7 +209,7 @@ CASES = {
         unstable=("with m.If(self.i.valid & self.i.ready):", "with m.If(self.i.valid):", PAYLOAD),
         waits=("self.i.ready.eq(~self.o.valid | self.o.ready)", "self.i.ready.eq(self.o.ready)")),
     "Fold": Case(
-        _Fold, fold((2, 1)), patience=7, reach=12,
+        WindowFold, fold((2, 1)), patience=7, reach=12,
         unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", VALID),
         memory="array",
         waits=("self.o.valid.eq(full & ends)", "self.o.valid.eq(full & ends & self.o.ready)")),
