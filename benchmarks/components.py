@@ -33,9 +33,12 @@ from flightrtl.gateware import (
     MultiplyPE,
     PEArray,
     Requantizer,
+    ResidualAdd,
     ShiftPE,
     SlidingWindow,
     StreamBuffer,
+    StreamFork,
+    StreamQueue,
     SumPooling,
     WeightBuffer,
     XnorPE,
@@ -80,6 +83,11 @@ def _requantizer(spread: bool) -> Requantizer:
                        output=ActivationFormat(8))
 
 
+def _add(shifts: tuple[int, int], shift: int) -> ResidualAdd:
+    form = ActivationFormat(8)
+    return ResidualAdd(formats=(form, form), shifts=shifts, bias=1 << shift - 1, shift=shift)
+
+
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "ShiftPE, 4 terms, exact": lambda: ShiftPE(simd=4),
     "ShiftPE, 4 terms": lambda: ShiftPE(simd=4, exact=False),
@@ -103,6 +111,13 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "Requantizer, 24 filters": lambda: _requantizer(False),
     "the same, shifts of 4 kinds": lambda: _requantizer(True),
     "StreamBuffer, 8 bits": lambda: StreamBuffer(8),
+    "StreamFork, to 2": lambda: StreamFork(8, 2),
+    "StreamQueue, 512 words of 8 bits": lambda: StreamQueue(8, 513),
+    "the same with a register": lambda: StreamQueue(8, 514, register=True),
+    "the same, 16 words": lambda: StreamQueue(8, 18, register=True),
+    "the same, 500 words": lambda: StreamQueue(8, 502, register=True),
+    "ResidualAdd, 8 bits, halved": lambda: _add((0, 0), 1),
+    "the same, scales apart, clamped": lambda: _add((0, 2), 2),
     "MaxPooling, 2x2 on 28x28x8": lambda: MaxPooling(
         shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2)),
     "SumPooling, 2x2 on 28x28x8": lambda: SumPooling(

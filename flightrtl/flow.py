@@ -259,7 +259,8 @@ def program(request: Request, progress: Progress) -> None:
 
 
 def _network(job: _Job, chosen: Plan) -> Network:
-    return Network(job.model, chosen.foldings, memory_register=job.board.memory_register)
+    return Network(job.model, chosen.foldings, memory_register=job.board.memory_register,
+                   queues=chosen.queues)
 
 
 def _library_versions() -> dict[str, str]:

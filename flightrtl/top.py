@@ -72,7 +72,8 @@ class SerialNetwork(wiring.Component):
                 knob=f"baud in the board file, at most "
                      f"{baud * line_cycles // plan.cycles_per_inference}")
         self.link = Link(self.frame, baud=baud)
-        self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
+        self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
+                               queues=plan.queues)
         super().__init__({
             "rx": In(1),
             "tx": Out(1),

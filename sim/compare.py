@@ -128,7 +128,8 @@ def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: 
         If the network is stuck; with ``trace_layers`` the message names the first layer that is
         wrong.
     """
-    network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
+    network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
+                      queues=plan.queues)
     # Nothing in a network pauses for longer than an image takes from end to end.
     patience = 4 * (plan.latency_cycles + plan.cycles_per_inference) + 1000
     expected = golden.run(model, images)

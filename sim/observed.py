@@ -14,7 +14,7 @@ from amaranth.lib.wiring import Out
 from numpy.typing import NDArray
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
+from flightrtl.gateware import Network, ResidualAdd
 from flightrtl.gateware.engine import LayerEngine
 
 __all__ = ["COUNTED", "INPUT", "Observed"]
@@ -45,8 +45,9 @@ class Observed(wiring.Component):
         The output of each layer, in the network's order: a transfer in the cycles with both.
     work_0, work_1, ... : Out(``valid``, ``ready``)
         Where the input, and then each layer, takes up its work: the array of a layer with
-        weights, the stream into any other place. Seen from the place that works: ``valid`` says
-        that it could go on, ``ready`` that there is something to go on with.
+        weights, where an addition has both operands, the stream into any other place. Seen from
+        the place that works: ``valid`` says that it could go on, ``ready`` that there is
+        something to go on with.
     """
 
     i: stream.Interface
@@ -104,13 +105,18 @@ class Observed(wiring.Component):
         m.submodules.network = network
         wiring.connect(m, wiring.flipped(self.i), network.i)
         wiring.connect(m, network.o, wiring.flipped(self.o))
-        places: dict[str, Any] = {INPUT: network.i}
+        # Of each place, whether it could go on and whether it has something to go on with.
+        places: dict[str, Any] = {INPUT: (network.i.ready, network.i.valid)}
         for name, stage in network.stages.items():
-            places[name] = stage.array.i if isinstance(stage, LayerEngine) else stage.i
+            if isinstance(stage, ResidualAdd):
+                places[name] = stage.could, stage.has
+            else:
+                place = stage.array.i if isinstance(stage, LayerEngine) else stage.i
+                places[name] = place.ready, place.valid
             tap = getattr(self, self.streams[name])
             m.d.comb += [tap.valid.eq(stage.o.valid), tap.ready.eq(stage.o.ready),
                          tap.payload.eq(stage.o.payload)]
-        for name, place in places.items():
+        for name, (could, has) in places.items():
             tap = getattr(self, self.work[name])
-            m.d.comb += [tap.valid.eq(place.ready), tap.ready.eq(place.valid)]
+            m.d.comb += [tap.valid.eq(could), tap.ready.eq(has)]
         return m

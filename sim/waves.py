@@ -98,7 +98,8 @@ def record_image(plan: Plan, model: Model, images: IntArray, number: int, path: 
     progress : Progress
         Where to tell.
     """
-    network = Network(model, plan.foldings, memory_register=plan.board.memory_register)
+    network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
+                      queues=plan.queues)
     progress.step(f"recording image {number} of {len(images):,} in {path}, "
                   f"{plan.latency_cycles:,} cycles from reset")
 

@@ -36,7 +36,7 @@ from flightrtl.model import (
 )
 
 __all__ = ["extreme_maps", "random_add", "random_format", "random_graph", "random_images",
-           "random_layer", "random_map", "random_model", "residual_model"]
+           "random_layer", "random_map", "random_model", "residual_model", "residual_network"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 
@@ -249,8 +249,7 @@ def residual_model() -> Model:
 def random_graph(rng: Generator, *, name: str = "graph") -> Model:
     """A model with branches, additions and every format of weights, that passes every check.
 
-    Its scales are those of its shifts, so that the real values in it make sense. The gateware
-    cannot compute it.
+    Its scales are those of its shifts, so that the real values in it make sense.
     """
     size = int(rng.integers(2, 7))
     image = TensorType((size, size, int(rng.integers(1, 4))),
@@ -305,3 +304,37 @@ def random_graph(rng: Generator, *, name: str = "graph") -> Model:
         join(*unused[:2])
     extend("dense", unused[0], output=ActivationFormat(12, True))
     return Model(name, image, tuple(layers), {"dataset": "random", "seed": 0})
+
+
+def residual_network(rng: Generator, size: int = 8, widths: Sequence[int] = (2, 4)) -> Model:
+    """The shape of ResNet-8: residual blocks, of which all but the first halve the map."""
+    image = TensorType((size, size, 3), ActivationFormat(8))
+    kinds, maps = {INPUT: image}, {INPUT: random_map(rng, image, 2)}
+    layers: list[Layer] = []
+    u8 = ActivationFormat(8)
+
+    def put(layer: Any) -> str:
+        layers.append(layer)
+        maps[layer.name] = golden.apply(layer, *(maps[edge] for edge in layer.inputs))
+        kinds[layer.name] = TensorType(maps[layer.name].shape[1:], layer.output)
+        return str(layer.name)
+
+    def conv(name: str, edge: str, filters: int, kernel: int, stride: int) -> str:
+        return put(random_layer(rng, "convolution", kinds[edge], maps[edge], name=name,
+                                inputs=(edge,), kernel=(kernel, kernel), stride=(stride, stride),
+                                padding=(kernel // 2,) * 4, k=[1, 2] * (filters // 2),
+                                exponent_bits=3, output=u8))
+
+    edge = conv("first", INPUT, widths[0], 3, 1)
+    for n, filters in enumerate(widths):
+        stride = 2 if n else 1
+        main = conv(f"b{n}", conv(f"a{n}", edge, filters, 3, stride), filters, 3, 1)
+        side = conv(f"side{n}", edge, filters, 1, 2) if n else edge
+        edge = put(random_add(rng, [kinds[main], kinds[side]], [maps[main], maps[side]],
+                              name=f"add{n}", inputs=(main, side), output=u8))
+    edge = put(random_layer(rng, "sum_pool", kinds[edge], maps[edge], name="pool", inputs=(edge,),
+                            kernel=(kinds[edge].shape[0], kinds[edge].shape[1]), stride=(1, 1),
+                            output=u8))
+    put(random_layer(rng, "dense", kinds[edge], maps[edge], name="dense", inputs=(edge,),
+                     k=[1] * 10, exponent_bits=3, output=ActivationFormat(12, True)))
+    return Model("resnet", image, tuple(layers), {})

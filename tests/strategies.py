@@ -30,11 +30,11 @@ from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.link import Frame
 from flightrtl.gateware.pool import pooled_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
-from tests.models import extreme_maps, random_layer, random_map
+from tests.models import extreme_maps, random_add, random_layer, random_map
 from tests.streams import Pauses
 
 __all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "frames",
-           "networks", "paddings", "pools", "seeds", "stalls", "strides", "term_formats",
+           "graphs", "networks", "paddings", "pools", "seeds", "stalls", "strides", "term_formats",
            "weight_formats", "windows"]
 
 _KINDS = ("convolution", "max_pool", "sum_pool", "dense")
@@ -136,22 +136,29 @@ def _divisors(number: int) -> st.SearchStrategy[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
-    """Structure of one layer and, if it has weights, its folding. Weights come from a seed."""
+    """Structure of one layer and, if it has weights, its folding. Weights come from a seed.
+
+    ``inputs`` are the numbers of the maps that it takes: 0 is the image, n the result of the n-th
+    layer. None stands for the one before.
+    """
 
     kind: str
-    kernel: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     k: tuple[int, ...] = ()
     weights: WeightFormat = TermFormat()
     output: ActivationFormat = ActivationFormat()
     folding: Folding | None = None
+    inputs: tuple[int, ...] | None = None
 
     def output_shape(self, source: tuple[int, int, int]) -> tuple[int, int, int]:
         """Shape of the result for an input of shape ``source``."""
         top, bottom, left, right = self.padding
         if self.kind == "dense":
             return 1, 1, len(self.k)
+        if self.kind == "add":
+            return source
         return ((source[0] + top + bottom - self.kernel[0]) // self.stride[0] + 1,
                 (source[1] + left + right - self.kernel[1]) // self.stride[1] + 1,
                 len(self.k) or source[2])
@@ -208,18 +215,27 @@ class NetworkCase:
     def build(self, images: int) -> tuple[Network, IntArray]:
         """The gateware, and images for it."""
         rng = np.random.default_rng(self.seed)
-        source = TensorType(self.shape, self.format)
-        maps = random_map(rng, source, 8)
+        kinds = [TensorType(self.shape, self.format)]
+        maps = [random_map(rng, kinds[0], 8)]
+        names = [INPUT]
         layers: list[Layer] = []
-        before = INPUT
         for n, case in enumerate(self.layers):
-            layer = case.layer(rng, source, maps, f"{case.kind}{n}", before)
+            inputs = (n,) if case.inputs is None else case.inputs
+            name = f"{case.kind}{n}"
+            if case.kind == "add":
+                one, other = inputs
+                layer: Layer = random_add(rng, [kinds[one], kinds[other]],
+                                          [maps[one], maps[other]], name=name,
+                                          inputs=(names[one], names[other]), output=case.output)
+            else:
+                layer = case.layer(rng, kinds[inputs[0]], maps[inputs[0]], name,
+                                   names[inputs[0]])
             layers.append(layer)
-            maps = golden.apply(layer, maps)
-            output = source.format if case.kind == "max_pool" else case.output
-            source = TensorType(layer.output_shape(source.shape), output)
-            before = layer.name
-        model = Model("random", TensorType(self.shape, self.format), tuple(layers))
+            maps.append(golden.apply(layer, *(maps[number] for number in inputs)))
+            output = kinds[inputs[0]].format if case.kind == "max_pool" else case.output
+            kinds.append(TensorType(layer.output_shape(kinds[inputs[0]].shape), output))
+            names.append(name)
+        model = Model("random", kinds[0], tuple(layers))
         network = Network(model, self.foldings, memory_register=self.register)
         return network, random_map(rng, model.input, images)
 
@@ -297,4 +313,57 @@ def networks(draw: st.DrawFn) -> NetworkCase:
         layers[n] = replace(layer, folding=replace(layer.folding,
                                                    pixels=draw(st.sampled_from(counts))))
     return NetworkCase(shape=first, format=draw(activation_formats()), layers=tuple(layers),
+                       register=draw(st.booleans()), seed=draw(seeds()))
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> NetworkCase:
+    """Up to five layers with branches and additions, and what it takes to join all loose ends."""
+    shapes = [draw(_shapes(6, (1, 2, 3)))]
+    layers: list[LayerCase] = []
+    loose: list[int] = []
+
+    def append(case: LayerCase, *inputs: int) -> None:
+        layers.append(replace(case, inputs=inputs))
+        shapes.append(layers[-1].output_shape(shapes[inputs[0]]))
+        loose[:] = [number for number in loose if number not in inputs] + [len(layers)]
+
+    for _ in range(draw(st.integers(1, 5))):
+        # More often than not what was made last, so that there are long ways as well as short.
+        before = draw(st.sampled_from([*range(len(shapes)), *[len(shapes) - 1] * 3]))
+        shape = shapes[before]
+        equal = [n for n, other in enumerate(shapes) if other == shape]
+        kind = draw(st.sampled_from(["add", "same", "same", "convolution", "max_pool",
+                                     "sum_pool"]))
+        output = draw(activation_formats())
+        if kind == "add":
+            append(LayerCase(kind=kind, output=output), before, draw(st.sampled_from(equal)))
+        elif kind == "same":
+            size = draw(st.sampled_from([1, 3]))
+            case = LayerCase(kind="convolution", kernel=(size, size), output=output,
+                             padding=(size // 2,) * 4, k=(1,) * shape[2])
+            simd = draw(_divisors(shape[2]))
+            lanes = draw(st.integers(1, shape[2]))
+            append(replace(case, folding=Folding(lanes, simd)), before)
+        elif kind == "convolution":
+            append(draw(_weighted(kind, shape, output)), before)
+        else:
+            kernel = tuple(draw(st.integers(1, min(length, 3))) for length in shape[:2])
+            append(LayerCase(kind=kind, kernel=kernel, stride=draw(strides(2)), output=output),
+                   before)
+    classes = draw(st.integers(1, 3))
+
+    def dense(before: int, output: ActivationFormat) -> None:
+        case = LayerCase(kind="dense", kernel=shapes[before][:2], k=(1,) * classes,
+                         output=output, folding=Folding(draw(st.integers(1, 4)),
+                                                        draw(_divisors(shapes[before][2]))))
+        append(case, before)
+
+    if len(loose) > 1:
+        for number in list(loose):
+            dense(number, ActivationFormat(6))
+    while len(loose) > 1:
+        append(LayerCase(kind="add", output=ActivationFormat(8)), loose[0], loose[1])
+    dense(loose[0], ActivationFormat(draw(st.integers(1, 16)), True))
+    return NetworkCase(shape=shapes[0], format=draw(activation_formats()), layers=tuple(layers),
                        register=draw(st.booleans()), seed=draw(seeds()))

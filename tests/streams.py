@@ -9,7 +9,6 @@ A test is then data only: what goes in, what must come out.
 
 from __future__ import annotations
 
-import operator
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -95,7 +94,11 @@ class _End:
     def __init__(self, dut: wiring.Component, name: str, seed: int,
                  stall: float | Pauses) -> None:
         self.name = name
-        self.stream: stream.Interface = operator.attrgetter(name)(dut)
+        # An element of an array of streams is a part of the name, too.
+        self.stream: stream.Interface = dut
+        for part in name.split("."):
+            self.stream = self.stream[int(part)] if part.isdecimal() else getattr(
+                self.stream, part)
         self.random = random.Random(f"{seed} {name}")
         if not isinstance(stall, Pauses):
             stall = Pauses(stall, 1 / (1 - stall))
@@ -201,7 +204,7 @@ def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
     dut : wiring.Component
         The component, of the ``sync`` domain.
     inputs : mapping of str to sequence
-        Payloads by name of the stream (``"i"``, or dotted for a nested one).
+        Payloads by name of the stream (``"i"``, or dotted for a nested one or one of an array).
     outputs : mapping of str to int
         Number of transfers to expect, by name of the stream.
     seed : int

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 
 from flightrtl import golden
 from flightrtl.check import check
+from flightrtl.gateware import Network
+from flightrtl.gateware.dataflow import least_depths
 from flightrtl.planner.cycles import measure
-from tests.strategies import networks, stalls
+from tests.strategies import graphs, networks, stalls
 from tests.test_network import simulate
 
 # A network takes longer than a component, so a long run draws fewer.
 few = settings(max_examples=min(settings().max_examples, 300))
+fewer = settings(max_examples=min(settings().max_examples // 3, 300))
 
 
 @few
@@ -31,9 +34,33 @@ def test_equals_golden_under_stalls(case, stall):
 def test_cycle_model_equals_gateware(case):
     """Interval and latency, to the cycle, over networks whose layers wait for each other."""
     network, images = case.build(images=8)
+    check_timing(case, network, images)
+
+
+def check_timing(case, network, images):
     timing = measure(network.model, case.foldings, memory_register=case.register)
     run = simulate(network, images)
     size = network.model.output.size
     ends = run.cycles["o"][size - 1::size]
     assert ends[0] - run.cycles["i"][0] == timing.latency
     assert ends[-1] - ends[-2] == timing.interval
+
+
+@fewer
+@given(case=graphs(), stall=stalls("i", "o"))
+def test_branches_equal_golden_under_stalls(case, stall):
+    """Branches and additions, with queues that are no deeper than they must be."""
+    network, images = case.build(images=2)
+    assert not check(network.model)
+    np.testing.assert_array_equal(network.compute(images), golden.run(network.model, images))
+    stages = {name: stage for name, stage in network.stages.items() if name not in network.queues}
+    least = least_depths(network.model, stages)
+    network = Network(network.model, case.foldings, memory_register=case.register, queues=least)
+    simulate(network, images, seed=case.seed, stall=stall)
+
+
+@fewer
+@given(case=graphs())
+def test_cycle_model_equals_gateware_with_branches(case):
+    network, images = case.build(images=6)
+    check_timing(case, network, images)

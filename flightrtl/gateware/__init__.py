@@ -5,7 +5,7 @@ with fixed-point weights, an :class:`XnorPE` signs); a :class:`PEArray` is many 
 accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
 :class:`FilterScheduler` joins what it computed into filters and :class:`Requantizer` brings them
 back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
-:class:`Network` is a chain of engines and pools.
+:class:`Network` is a graph of engines, pools and additions.
 
 A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, a
 :class:`ShiftAddGraph` of its weights and a :class:`ParallelRequantizer`, a pixel per cycle.
@@ -16,6 +16,7 @@ from .array import PEArray
 from .buffer import StreamBuffer
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
+from .fork import StreamFork
 from .hardwired import Hardwired, HardwiredConvolution, HardwiredDense, HardwiredLayer
 from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
@@ -23,8 +24,10 @@ from .parallelrequantize import ParallelRequantizer
 from .pe import ShiftPE, activation_shape
 from .pixelwindow import PixelWindow
 from .pool import MaxPooling, SumPooling
+from .queue import StreamQueue
 from .regroup import ChannelGatherer, ChannelSerializer
 from .requantize import Requantizer
+from .residual import ResidualAdd
 from .scheduler import FilterScheduler
 from .shiftadd import ShiftAddGraph
 from .weights import RomStream, WeightBuffer
@@ -35,7 +38,8 @@ __all__ = [
     "Argmax", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine", "DenseEngine",
     "FilterScheduler", "FoldedLayer", "Folding", "Hardwired", "HardwiredConvolution",
     "HardwiredDense", "HardwiredLayer", "LayerEngine", "MaxPooling", "MultiplyPE", "Network",
-    "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer", "RomStream", "ShiftAddGraph",
-    "ShiftPE", "SlidingWindow", "StreamBuffer", "SumPooling", "WeightBuffer", "XnorPE",
-    "activation_shape", "require_supported", "unsupported",
+    "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer", "ResidualAdd", "RomStream",
+    "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StreamBuffer", "StreamFork", "StreamQueue",
+    "SumPooling", "WeightBuffer", "XnorPE", "activation_shape", "require_supported",
+    "unsupported",
 ]

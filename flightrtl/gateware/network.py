@@ -27,21 +27,26 @@ from ..model import (
 )
 from ..modelfile import ModelError
 from .argmax import Argmax
+from .dataflow import Depths, completes, direct, least_depths
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
+from .fork import StreamFork
 from .hardwired import Hardwired, HardwiredLayer
+from .mapstream import map_shape
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
+from .queue import StreamQueue
+from .residual import ResidualAdd
 from .transfers import stream_pixels
 
-__all__ = ["Network", "require_supported", "unsupported"]
+__all__ = ["Network", "adder", "require_supported", "unsupported"]
 
 Stage = LayerEngine | HardwiredLayer | MaxPooling | SumPooling
 
 
 def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Hardwired | None,
            register: bool) -> Stage:
-    """The component that computes one layer, fed ``pixels`` at a time."""
+    """The component that computes one layer, if no addition; it is fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
         assert folding is not None      # stream_pixels has seen to that
         if isinstance(folding, Hardwired):
@@ -63,6 +68,15 @@ def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Har
     raise TypeError(f"no gateware for {layer!r}")
 
 
+def adder(model: Model, layer: Add, depths: tuple[int, int], *, pixels: int,
+          register: bool) -> ResidualAdd:
+    """The component that computes an addition, with queues of these depths."""
+    one, other = (model.tensors[edge].format for edge in layer.inputs)
+    return ResidualAdd(formats=(one, other), shifts=layer.shifts, bias=layer.bias,
+                       shift=layer.shift, output=layer.output, pixels=pixels, depths=depths,
+                       register=register)
+
+
 def unsupported(model: Model) -> list[str]:
     """Every layer that there is no gateware for, one sentence each; empty if there is for all.
 
@@ -71,18 +85,9 @@ def unsupported(model: Model) -> list[str]:
     model : Model
         Free of problems (:func:`flightrtl.check.check`).
     """
-    found = []
-    before = INPUT
-    for layer in model.layers:
-        if isinstance(layer, Add):
-            found.append(f"layer {layer.name!r}: there is no hardware for additions yet: train a "
-                         "network without residual connections")
-        elif layer.inputs != (before,):
-            found.append(f"layer {layer.name!r}: it takes the result of {layer.inputs[0]!r}, not "
-                         f"that of the layer before, {before!r}, and there is no hardware for "
-                         "branches yet: train a network whose layers form a chain")
-        before = layer.name
-    return found
+    return [f"layer {layer.name!r}: there is no hardware for layers of the type "
+            f"{type(layer).__name__}: train a network without it"
+            for layer in model.layers if not isinstance(layer, (WeightedLayer, MaxPool, Add))]
 
 
 def require_supported(model: Model) -> None:
@@ -100,10 +105,13 @@ def require_supported(model: Model) -> None:
 
 
 class Network(wiring.Component):
-    """A model as a pipeline of stream components, all layers at work at the same time.
+    """A model as a graph of stream components, all layers at work at the same time.
 
     Images may follow each other without a gap. The slowest layer sets the pace: an image every
-    ``max(FoldedLayer.cycles)`` cycles, or as many as it has values, if that is more.
+    ``max(FoldedLayer.cycles)`` cycles, or as many as it has values, if that is more. A result
+    that several layers take goes through a :class:`~flightrtl.gateware.fork.StreamFork`; where
+    ways meet again in an addition, it has queues, so that the network never deadlocks
+    (:mod:`flightrtl.gateware.dataflow`).
 
     Cost: the sum of the engines. Latency and throughput: those of the planner's report.
 
@@ -116,6 +124,11 @@ class Network(wiring.Component):
     memory_register : bool
         A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
         :class:`~flightrtl.gateware.weights.RomStream`.
+    queues : mapping of str to (int, int), optional
+        For each addition, by name, the depths of the queues before its operands. By default
+        they are as deep as it takes for the network not to deadlock, made round by
+        :meth:`~flightrtl.gateware.queue.StreamQueue.round`. Deeper ones may be faster: the
+        planner knows.
 
     Members
     -------
@@ -128,18 +141,20 @@ class Network(wiring.Component):
     Raises
     ------
     ValueError
-        If a layer has no folding, a folding no layer, a folding does not fit its layer, or the
+        If a layer has no folding, a folding no layer, a folding does not fit its layer, the
         layers do not agree on the pixels of a transfer
-        (:func:`~flightrtl.gateware.transfers.stream_pixels`).
+        (:func:`~flightrtl.gateware.transfers.stream_pixels`), one is hard-wired in a network
+        with branches, or ``queues`` leaves an addition
+        out or would let the network deadlock.
     ModelError
-        If there is no gateware for a layer, or the layers do not form a chain.
+        If there is no gateware for a layer.
     """
 
     i: stream.Interface
     o: stream.Interface
 
     def __init__(self, model: Model, foldings: Mapping[str, Folding | Hardwired], *,
-                 memory_register: bool = False) -> None:
+                 memory_register: bool = False, queues: Depths | None = None) -> None:
         require_supported(model)
         unknown = set(foldings) - {layer.name for layer in model.layers
                                    if isinstance(layer, WeightedLayer)}
@@ -150,30 +165,90 @@ class Network(wiring.Component):
         if pixels[model.layers[-1].name] > 1:
             raise ValueError(f"layer {model.layers[-1].name!r} gives the logits: it must be "
                              "folded with pixels=1")
-        self.stages = {layer.name: _stage(layer, model.source(layer), pixels[layer.inputs[0]],
-                                          foldings.get(layer.name), memory_register)
-                       for layer in model.layers}
+        simple = {layer.name: _stage(layer, model.source(layer), pixels[layer.inputs[0]],
+                                     foldings.get(layer.name), memory_register)
+                  for layer in model.layers if not isinstance(layer, Add)}
+        self.queues = self._queues(simple, queues, memory_register)
+        """Depths of the queues before each addition."""
+        self.stages: dict[str, Stage | ResidualAdd] = {
+            layer.name: adder(model, layer, self.queues[layer.name],
+                              pixels=pixels[layer.name], register=memory_register)
+            if isinstance(layer, Add) else simple[layer.name] for layer in model.layers}
+        edges = [edge for layer in model.layers for edge in layer.inputs]
+        self.forks = {edge: StreamFork(map_shape(model.tensors[edge].format,
+                                                 pixels=pixels[edge]), edges.count(edge))
+                      for edge in dict.fromkeys(edges) if edges.count(edge) > 1}
+        """For each result that several take, or one twice."""
         self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
         super().__init__({
             "i": In(stream.Signature(activation_shape(model.input.format))),
             "o": Out(self.argmax.o.signature),
         })
 
+    def _queues(self, stages: Mapping[str, Stage], queues: Depths | None,
+                register: bool) -> dict[str, tuple[int, int]]:
+        """``queues``, or what is enough."""
+        if not queues and self.model.chain:
+            return {}
+        folded = {name: stage for name, stage in stages.items()
+                  if not isinstance(stage, HardwiredLayer)}
+        hardwired = [name for name in stages if name not in folded]
+        if hardwired:
+            raise ValueError(f"layer {hardwired[0]!r}: in a network with branches there are no "
+                             "hard-wired layers yet: fold it")
+        if queues is None:
+            return {name: (StreamQueue.round(a, register=register),
+                           StreamQueue.round(b, register=register))
+                    for name, (a, b) in least_depths(self.model, folded).items()}
+        adds = {layer.name: layer for layer in self.model.layers if isinstance(layer, Add)}
+        if set(queues) != set(adds):
+            raise ValueError(f"queues must name the additions, {', '.join(adds) or 'none'}, not "
+                             f"{', '.join(queues) or 'none'}")
+        for name, depths in queues.items():
+            for operand, depth in enumerate(depths):
+                if not depth and not direct(self.model, adds[name], operand):
+                    raise ValueError(f"queues: input {adds[name].inputs[operand]!r} of layer "
+                                     f"{name!r} needs a queue of 2 or more")
+        if not completes(self.model, folded, queues):
+            least = least_depths(self.model, folded)
+            raise ValueError(f"queues: with {dict(queues)} the network would deadlock; "
+                             f"{least} are enough")
+        return dict(queues)
+
     def compute(self, images: ArrayLike) -> IntArray:
         """Logits (n, classes) of (n, height, width, channels) images, stage by stage."""
-        values: Any = images
-        for stage in self.stages.values():
-            values = stage.compute(values)
+        maps: dict[str, Any] = {INPUT: images}
+        for layer in self.model.layers:
+            inputs = [maps[edge] for edge in layer.inputs]
+            maps[layer.name] = self.stages[layer.name].compute(*inputs)
+            for edge in layer.inputs:
+                if self.model.last_taker[edge] == layer.name:   # give its memory back
+                    maps.pop(edge, None)
+        values: Any = maps.popitem()[1]
         return values.reshape(len(values), -1)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        before: Any = wiring.flipped(self.i)
-        for name, stage in self.stages.items():
-            m.submodules[name] = stage
-            wiring.connect(m, before, stage.i)
-            before = stage.o
+        # The streams of each result that nobody is connected to yet.
+        free: dict[str, list[Any]] = {}
+
+        def offer(edge: str, result: Any) -> None:
+            free[edge] = [result]
+            if edge in self.forks:
+                # No layer's name has capital letters.
+                m.submodules[f"{edge}_FORK"] = fork = self.forks[edge]
+                wiring.connect(m, result, fork.i)
+                free[edge] = list(fork.o)
+
+        offer(INPUT, wiring.flipped(self.i))
+        for layer in self.model.layers:
+            stage = self.stages[layer.name]
+            m.submodules[layer.name] = stage
+            ports = [stage.a, stage.b] if isinstance(stage, ResidualAdd) else [stage.i]
+            for edge, port in zip(layer.inputs, ports, strict=True):
+                wiring.connect(m, free[edge].pop(0), port)
+            offer(layer.name, stage.o)
         m.submodules.argmax = self.argmax
-        wiring.connect(m, before, self.argmax.i)
+        wiring.connect(m, free[self.model.layers[-1].name].pop(), self.argmax.i)
         wiring.connect(m, self.argmax.o, wiring.flipped(self.o))
         return m

@@ -12,11 +12,13 @@ from dataclasses import astuple, dataclass
 from ..formats import ActivationFormat, FixedFormat, TermFormat, WeightFormat
 from ..gateware.folding import FoldedLayer
 from ..gateware.processing import processing_element
+from ..gateware.queue import StreamQueue
+from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
-from ..model import MaxPool, TensorType
+from ..model import MaxPool, Model, TensorType
 
-__all__ = ["Cost", "engine_cost", "maps_to_blocks", "memory_brams", "memory_cells", "pool_cost",
-           "system_costs", "total"]
+__all__ = ["Cost", "add_cost", "engine_cost", "forks_cost", "maps_to_blocks", "memory_brams",
+           "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,48 @@ def pool_cost(layer: MaxPool, source: TensorType, family: str) -> Cost:
     row = layer.output_shape(source.shape)[1] * source.shape[2]
     return Cost(lut4=POOL_LUT4 + 3 * source.format.bits, ff=POOL_LUT4,
                 bram=memory_brams(family, row, source.format.bits))
+
+
+# Fitted to queues and additions alone (``python -m benchmarks components``).
+QUEUE_LUT4 = 11
+"""Flags of a queue, and per bit of its two addresses:"""
+QUEUE_ADDRESS_LUT4 = 1.8
+FORK_LUT4 = 3
+"""Per output of a fork."""
+ADD_BIT_LUT4 = 1.0
+"""Per bit of the sum, and per bit of the result if it is clamped:"""
+ADD_CLAMP_LUT4 = 1.2
+
+
+def queue_cost(depth: int, width: int, family: str, *, register: bool) -> Cost:
+    """Estimate for a queue of ``depth`` transfers of ``width`` bits; 0 for none."""
+    if depth <= 2:
+        return Cost(lut4=width + 3, ff=2 * width + 2) if depth else Cost()
+    words = StreamQueue.words_of(depth, register)
+    address = (words - 1).bit_length()
+    flags = Cost(lut4=round(QUEUE_LUT4 + 2 * QUEUE_ADDRESS_LUT4 * address),
+                 ff=2 * address + 3 + register + width * (1 + register))
+    lut4, ff, bram = memory_cells(family, words, width)
+    return flags + Cost(lut4=round(lut4), ff=ff, bram=bram)
+
+
+def add_cost(add: ResidualAdd, family: str) -> Cost:
+    """Estimate for an addition, with the queues before its operands."""
+    low, high = add.total_range
+    clamps = low >> add.shift < add.output.min or high >> add.shift > add.output.max
+    bits = add.output.bits
+    adder = Cost(lut4=round(ADD_BIT_LUT4 * add.total_width + ADD_CLAMP_LUT4 * bits * clamps)
+                 * add.values + 3, ff=(add.total_width + bits) * add.values + 2)
+    return total([adder, *(queue_cost(depth, form.bits * add.values, family,
+                                      register=add.register)
+                           for depth, form in zip(add.depths, add.formats, strict=True))])
+
+
+def forks_cost(model: Model) -> Cost:
+    """Estimate for what hands results on to several layers."""
+    edges = [edge for layer in model.layers for edge in layer.inputs]
+    outputs = sum(count for edge in set(edges) if (count := edges.count(edge)) > 1)
+    return Cost(lut4=FORK_LUT4 * outputs, ff=outputs)
 
 
 CLOCK_LUT4 = 25

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ..gateware.dataflow import Depths
 from ..gateware.engine import LayerEngine
 from ..gateware.folding import Folding
 from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.network import Network
 from ..gateware.pool import MaxPooling, SumPooling
-from ..model import Model
+from ..gateware.residual import ResidualAdd
+from ..model import INPUT, Model
 from .hardwired import HardwiredCycles
+from .joins import AddModel, ForkModel
 
 __all__ = ["Timing", "measure"]
 
@@ -43,12 +47,16 @@ class Timing:
     starved : mapping of str to int
         Cycles in which its array could take one but its window has none; its window could move but
         has no pixel.
+    queues : mapping of str to (int, int)
+        For each addition, depths of its queues with which nothing would be any later, if none
+        of them was ever full. 0 where there is no queue.
     """
 
     interval: int
     latency: int
     busy: Mapping[str, int]
     starved: Mapping[str, int]
+    queues: Depths
 
 
 class _Engine:
@@ -227,59 +235,120 @@ class _Pool:
             fold.tick(offered, accepted)
 
 
+class _Graph:
+    """The components of a network, and the state of every stream between them."""
+
+    def __init__(self, network: Network) -> None:
+        # Components with the numbers of the streams into them and out of them.
+        self.engines: dict[str, tuple[_Engine, int, int]] = {}
+        self.hardwired: dict[str, tuple[HardwiredCycles, int, int]] = {}
+        self.pools: list[tuple[_Pool, int, int]] = []
+        self.adds: dict[str, tuple[AddModel, int, int, int]] = {}
+        self.forks: list[tuple[ForkModel, int, list[int]]] = []
+        # Those whose input is ready as their output is, from the network's end to its start.
+        self.through: list[Any] = []
+        self.valid: list[bool] = []
+        self.free: dict[str, list[int]] = {}
+        self._offer(network, INPUT)
+        for layer in network.model.layers:
+            inputs = [self.free[edge].pop(0) for edge in layer.inputs]
+            output, stage = len(self.valid), network.stages[layer.name]
+            if isinstance(stage, LayerEngine):
+                self.engines[layer.name] = _Engine(stage), inputs[0], output
+            elif isinstance(stage, HardwiredLayer):
+                self.hardwired[layer.name] = HardwiredCycles(stage), inputs[0], output
+                self.through.insert(0, self.hardwired[layer.name])
+            elif isinstance(stage, ResidualAdd):
+                self.adds[layer.name] = AddModel(stage), inputs[0], inputs[1], output
+                self.through.insert(0, self.adds[layer.name])
+            else:
+                self.pools.append((_Pool(stage), inputs[0], output))
+                self.through.insert(0, self.pools[-1])
+            self._offer(network, layer.name)
+        self.ready = [True] * len(self.valid)
+        self.last = len(self.valid) - 1     # the argmax always takes it
+        self.valid[0] = True
+        self.weighted: dict[str, tuple[_Engine | HardwiredCycles, int, int]] = {
+            **self.engines, **self.hardwired}
+        self.simple: list[tuple[_Engine | HardwiredCycles | _Pool, int, int]] = [
+            *self.engines.values(), *self.hardwired.values(), *self.pools]
+        self.outs: list[tuple[_Engine | HardwiredCycles | _Pool | AddModel, int]] = [
+            *((stage, output) for stage, _, output in self.simple),
+            *((add, output) for add, _, _, output in self.adds.values())]
+
+    def _offer(self, network: Network, edge: str) -> None:
+        """A new stream, and those behind its fork."""
+        stream = len(self.valid)
+        self.valid.append(False)
+        self.free[edge] = [stream]
+        if edge in network.forks:
+            count = network.forks[edge].count
+            outputs = self.free[edge] = list(range(stream + 1, stream + 1 + count))
+            self.valid += [False] * count
+            self.forks.append((ForkModel(count), stream, outputs[:]))
+            self.through.insert(0, self.forks[-1])
+
+    def tick(self) -> bool:
+        """One clock cycle; whether the last layer gives a logit in it."""
+        valid, ready = self.valid, self.ready
+        for giver, output in self.outs:
+            valid[output] = giver.out
+        for fork, source, outputs in self.forks:
+            offered = valid[source]
+            for output, had in zip(outputs, fork.had, strict=True):
+                valid[output] = offered and not had
+        for engine, source, _ in self.engines.values():
+            ready[source] = engine.used != engine.rows
+        for node, source, *rest in self.through:
+            if isinstance(node, ForkModel):
+                ready[source] = node.accepts([ready[output] for output in rest[0]])
+            elif isinstance(node, AddModel):
+                other, output = rest
+                ready[source], ready[other] = node.accepts(valid[source], valid[other],
+                                                          ready[output])
+            else:
+                ready[source] = node.accepts(ready[rest[0]])
+        for stage, source, output in self.simple:
+            stage.tick(valid[source], ready[output])
+        for add, a, b, output in self.adds.values():
+            add.tick(valid[a], valid[b], ready[output])
+        for fork, source, outputs in self.forks:
+            if valid[source]:
+                fork.tick([ready[output] for output in outputs])
+        return valid[self.last]
+
+
 def measure(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
-            memory_register: bool = False) -> Timing:
+            memory_register: bool = False, queues: Depths | None = None) -> Timing:
     """Interval and latency of a model's :class:`~flightrtl.gateware.Network`.
 
     Takes some microseconds per layer and cycle.
 
     Parameters
     ----------
-    model, foldings, memory_register
+    model, foldings, memory_register, queues
         As for the network.
     """
-    network = Network(model, foldings, memory_register=memory_register)
-    stages: list[_Engine | HardwiredCycles | _Pool] = []
-    names = []
-    for name, component in network.stages.items():
-        if isinstance(component, LayerEngine):
-            stages.append(_Engine(component))
-            names.append((name, len(stages) - 1))
-        elif isinstance(component, HardwiredLayer):
-            stages.append(HardwiredCycles(component))
-            names.append((name, len(stages) - 1))
-        else:
-            stages.append(_Pool(component))
+    graph = _Graph(Network(model, foldings, memory_register=memory_register, queues=queues))
     logits = model.output.size
-    backward = list(reversed(range(len(stages))))
-    ready = [True] * len(stages)
     winner = False  # the register of the argmax, which always moves on
     cycle = count = 0
     finished: list[int] = []
-    marks: list[list[tuple[int, int]]] = []
+    marks: list[dict[str, tuple[int, int]]] = []
     while True:
         if winner:
             count += 1
             if count % logits == 0:
                 finished.append(cycle)
-                marks.append([(stages[n].busy, stages[n].starved)  # type: ignore[union-attr]
-                              for _, n in names])
+                marks.append({name: (engine.busy, engine.starved)
+                              for name, (engine, _, _) in graph.weighted.items()})
                 spans = [b - a for a, b in zip(finished, finished[1:], strict=False)]
                 if len(spans) >= 3 and spans[-1] == spans[-2] or len(spans) >= _MOST_IMAGES:
                     break
-        following = True
-        for n in backward:
-            stage = stages[n]
-            ready[n] = following
-            following = stage.ready if isinstance(stage, _Engine) else stage.accepts(following)
-        winner = stages[-1].out
-        valid = True
-        for stage, accepted in zip(stages, ready, strict=True):
-            offered = stage.out
-            stage.tick(valid, accepted)
-            valid = offered
+        winner = graph.tick()
         cycle += 1
     return Timing(
         interval=spans[-1], latency=finished[0],
-        busy={name: marks[-1][i][0] - marks[-2][i][0] for i, (name, _) in enumerate(names)},
-        starved={name: marks[-1][i][1] - marks[-2][i][1] for i, (name, _) in enumerate(names)})
+        busy={name: marks[-1][name][0] - marks[-2][name][0] for name in graph.weighted},
+        starved={name: marks[-1][name][1] - marks[-2][name][1] for name in graph.weighted},
+        queues={name: add.needed for name, (add, *_) in graph.adds.items()})

@@ -20,10 +20,10 @@ class LayerPlan:
     ----------
     name : str
         The layer's name in the model.
-    type : {"convolution", "dense", "max_pool", "sum_pool"}
+    type : {"convolution", "dense", "max_pool", "sum_pool", "add"}
         What it is.
     dataflow : {"folded", "streamed"}
-        Computed on a folded engine, or on the fly as values pass (pooling).
+        Computed on a folded engine, or on the fly as values pass (pooling, additions).
     folding : Folding or None
         Lanes and SIMD of the engine.
     pixels : int
@@ -31,13 +31,16 @@ class LayerPlan:
     terms : int
         Term-by-activation products of one inference.
     cycles : int
-        Cycles in which the layer is busy for one inference; for pooling, the values it reads.
+        Cycles in which the layer is busy for one inference; of a streamed one, the values that
+        it reads (an addition, in pairs).
     utilization : float
-        Share of the lane-cycles in ``cycles`` that do a real term's work; 0 for pooling.
+        Share of the lane-cycles in ``cycles`` that do a real term's work; 0 if it is streamed.
     k_histogram : mapping of int to int
         How many filters have how many terms per weight.
     cost : Cost
-        Estimate for its engine.
+        Estimate for its engine, or for what else computes it.
+    queues : (int, int), optional
+        Of an addition: depths of the queues before its operands.
     """
 
     name: str
@@ -50,15 +53,16 @@ class LayerPlan:
     utilization: float
     k_histogram: Mapping[int, int]
     cost: Cost
+    queues: tuple[int, int] | None = None
 
     @property
     def lanes(self) -> int:
-        """Slots computed at the same time; 1 for pooling."""
+        """Slots computed at the same time; 1 if it is streamed."""
         return self.folding.lanes if self.folding else 1
 
     @property
     def simd(self) -> int:
-        """Inputs that each lane takes per cycle; 1 for pooling."""
+        """Inputs that each lane takes per cycle; 1 if it is streamed."""
         return self.folding.simd if self.folding else 1
 
 
@@ -94,6 +98,11 @@ class Plan:
     def foldings(self) -> dict[str, Folding]:
         """Folding of every weighted layer by name, as ``Network`` takes it."""
         return {layer.name: layer.folding for layer in self.layers if layer.folding}
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Depths of the queues before every addition by name, as ``Network`` takes them."""
+        return {layer.name: layer.queues for layer in self.layers if layer.queues is not None}
 
     @property
     def cost(self) -> Cost:

@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Networks are made for their numbers, not to become hardware.)
 """The search for a plan: every folding of every layer, and the best choice for one rate."""
 
 from __future__ import annotations
@@ -16,12 +18,22 @@ from ..formats import signed_bits
 from ..gateware.clocking import solve
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
-from ..gateware.network import require_supported
+from ..gateware.network import Network, adder, require_supported
 from ..gateware.processing import code_offsets
-from ..model import INPUT, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
-from .cost import Cost, engine_cost, maps_to_blocks, pool_cost, system_costs, total
+from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
+from .cost import (
+    Cost,
+    add_cost,
+    engine_cost,
+    forks_cost,
+    maps_to_blocks,
+    pool_cost,
+    system_costs,
+    total,
+)
 from .cycles import Timing, measure
 from .plan import LayerPlan, Plan
+from .queues import endless, shortest
 
 __all__ = ["plan"]
 
@@ -46,6 +58,7 @@ class _Option:
     cycles: int
     utilization: float
     cost: Cost
+    queues: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +105,15 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
     overhead = system_costs(model.output)
+    if not model.chain:
+        overhead["forks"] = forks_cost(model)
     spent = total(overhead.values())
     budget = _Budget(int(board.resources.lut4 * board.fill) - spent.lut4,
                      board.resources.bram - spent.bram, board.resources.dsp - spent.dsp)
-    options = {layer.name: _options(model, layer, board) for layer in model.layers}
+    options = {layer.name: _options(model, layer, board) for layer in model.layers
+               if not isinstance(layer, Add)}
+    options |= _additions(model, board, options)
+    options = {layer.name: options[layer.name] for layer in model.layers}
     floor = max(tensor.size for tensor in model.tensors.values())
     _check_fits(model, board, budget, options)
 
@@ -121,6 +139,10 @@ def plan(model: Model, board: Board, frequency: float | None = None,
                 raise _too_large(board, budget, options, limit, target_rate)
             break
         chosen, timing = _buffered(model, board, budget, narrower)
+    queues, timing = shortest(model, _foldings(chosen), memory_register=board.memory_register)
+    for name, depths in queues.items():
+        chosen[name] = replace(chosen[name], queues=depths,
+                               cost=_add_cost(model, name, depths, board))
     return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
                 layers=tuple(_layer_plan(model, name, option) for name, option in chosen.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
@@ -131,7 +153,7 @@ def _buffered(model: Model, board: Board, budget: _Budget,
     """``chosen`` with line buffers long enough that no layer waits where that costs rate.
 
     As long as the network is slower than its slowest layer, doubles the buffer of a layer that
-    goes hungry, if that helps and fits.
+    goes hungry, if that helps and fits; or else those of all convolutions.
     """
     timing = _timing(model, board, chosen)
     slowest = max(option.cycles for option in chosen.values())
@@ -140,9 +162,11 @@ def _buffered(model: Model, board: Board, budget: _Budget,
         improves = False
         hungry = sorted((name for name, cycles in timing.starved.items() if cycles),
                         key=lambda name: -timing.starved[name])
-        for name in hungry:
-            option = _longer(chosen[name], board.family)
-            trial = {**chosen, name: option}
+        every = [layer.name for layer in model.layers if isinstance(layer, Convolution)]
+        for names, doublings in [*(([name], 1) for name in hungry), (every, 1), (every, 2)]:
+            trial = dict(chosen)
+            for name in names * doublings:
+                trial[name] = _longer(trial[name], board.family)
             if not budget.holds(total(each.cost for each in trial.values())):
                 continue
             longer = _timing(model, board, trial)
@@ -162,9 +186,34 @@ def _longer(option: _Option, family: str) -> _Option:
     return replace(option, folded=longer, cost=engine_cost(longer, family, accumulator))
 
 
+def _foldings(chosen: Mapping[str, _Option]) -> dict[str, Folding]:
+    return {name: option.folded.folding for name, option in chosen.items() if option.folded}
+
+
 def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing:
-    foldings = {name: option.folded.folding for name, option in chosen.items() if option.folded}
-    return measure(model, foldings, memory_register=board.memory_register)
+    """What is measured with queues that are never full; how deep they must be is seen later."""
+    foldings, register = _foldings(chosen), board.memory_register
+    queues = None if model.chain else endless(model, foldings, memory_register=register)
+    return measure(model, foldings, memory_register=register, queues=queues)
+
+
+def _additions(model: Model, board: Board,
+               options: Mapping[str, list[_Option]]) -> dict[str, list[_Option]]:
+    """The one way to compute each addition. Its queues are those of a narrow network for now."""
+    if model.chain:
+        return {}
+    narrow = _foldings({name: some[0] for name, some in options.items()})
+    queues = Network(model, narrow, memory_register=board.memory_register).queues
+    return {name: [_Option(None, model.tensors[name].size, 0.0,
+                           _add_cost(model, name, depths, board), depths)]
+            for name, depths in queues.items()}
+
+
+def _add_cost(model: Model, name: str, depths: tuple[int, int], board: Board) -> Cost:
+    layer = next(layer for layer in model.layers if layer.name == name)
+    assert isinstance(layer, Add)
+    return add_cost(adder(model, layer, depths, pixels=1, register=board.memory_register),
+                    board.family)
 
 
 def _options(model: Model, layer: Layer, board: Board) -> list[_Option]:
@@ -342,7 +391,7 @@ def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
     shape = model.tensors[name].shape
     folded = option.folded
     kind = {"Convolution": "convolution", "Dense": "dense", "SumPool": "sum_pool",
-            "MaxPool": "max_pool"}[type(layer).__name__]
+            "MaxPool": "max_pool", "Add": "add"}[type(layer).__name__]
     return LayerPlan(
         name=name, type=kind, dataflow="folded" if folded else "streamed",
         folding=folded.folding if folded else None, pixels=shape[0] * shape[1],
@@ -350,4 +399,4 @@ def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
         utilization=option.utilization,
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
-        cost=option.cost)
+        cost=option.cost, queues=option.queues)

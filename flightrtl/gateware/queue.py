@@ -1,0 +1,142 @@
+"""A queue: a stream that may fall behind by a given number of transfers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth import Module, Signal, Value
+from amaranth.hdl import ShapeLike
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..formats import _integer
+from .buffer import StreamBuffer
+
+__all__ = ["StreamQueue"]
+
+
+class StreamQueue(wiring.Component):
+    """First in, first out: holds up to ``depth`` transfers, in a memory and the registers after it.
+
+    ``i.ready`` and ``o.valid`` come from flip-flops, and so does the payload with ``register``.
+    It is written for block RAM, and mapped there without the logic that emulates a read during a
+    write: nobody reads a word in the cycle in which it is written.
+
+    Cost, for a memory of 512 words of 8 bits: 50 LUT4, 22 flip-flops and a block RAM on iCE40, 42,
+    21 and one on ECP5 (with ``register`` 44 and 31, 41 and 30); where the words are no power of
+    two, some 25 LUT4 more (``python -m benchmarks components``). The ``SyncFIFOBuffered`` of
+    :mod:`amaranth.lib.fifo`, which promises more, takes 75 and 56, 81 and 56.
+    A queue of two is a :class:`~flightrtl.gateware.buffer.StreamBuffer`.
+
+    Latency: 2 cycles, 3 with ``register``; 1 for a depth of 2. Throughput: a transfer per cycle,
+    if ``depth`` is greater than the latency or the input is never slower than the output.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload.
+    depth : int
+        Transfers that it takes before one has left, 2 or more. One (two with ``register``) of
+        them are outside the memory, so that 513 still take a memory of 512 words.
+    register : bool
+        A register behind the memory, see :class:`~flightrtl.gateware.weights.RomStream`.
+
+    Members
+    -------
+    i : In(stream) of ``shape``
+        In.
+    o : Out(stream) of ``shape``
+        Out, in order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``depth`` is no such integer.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, shape: ShapeLike, depth: int, *, register: bool = False) -> None:
+        self.depth = _integer(depth, "depth", 2, 1 << 24)
+        self.register = register
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    @staticmethod
+    def round(depth: int, *, register: bool = False) -> int:
+        """The next depth whose memory has a power of two of words; 0 and 2 are as they are.
+
+        Its addresses need no comparison, and up to a block RAM's size it is no larger.
+        """
+        outside = 1 + register
+        return depth if depth <= 2 else (1 << ceil_log2(depth - outside)) + outside
+
+    @property
+    def words(self) -> int:
+        """Words of the memory; 0 if there is none."""
+        return self.words_of(self.depth, self.register)
+
+    @staticmethod
+    def words_of(depth: int, register: bool) -> int:
+        """Words of the memory of a queue; 0 if there is none."""
+        return depth - 1 - register if depth > 2 else 0
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        if not self.words:
+            m.submodules.buffer = buffer = StreamBuffer(self.i.payload.shape())
+            wiring.connect(m, wiring.flipped(self.i), buffer.i)
+            wiring.connect(m, buffer.o, wiring.flipped(self.o))
+            return m
+        raw = Value.cast(self.i.payload)
+        store: memory.Memory[Any, Any] = memory.Memory(
+            shape=len(raw), depth=self.words, init=[], attrs={"no_rw_check": "1"})
+        m.submodules.memory = store
+        # An asynchronous port and a register of our own, see SlidingWindow.
+        write, read = store.write_port(), store.read_port(domain="comb")
+
+        put, fetch = Signal(), Signal()
+        full, some = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(~full),
+            put.eq(self.i.valid & ~full),
+            write.en.eq(put),
+            write.data.eq(raw),
+        ]
+        place, next_place = self._counter(m, put, "place")
+        front, next_front = self._counter(m, fetch, "front")
+        m.d.comb += [write.addr.eq(place), read.addr.eq(front)]
+        with m.If(put & ~fetch):
+            m.d.sync += [some.eq(1), full.eq(next_place == front)]
+        with m.Elif(fetch & ~put):
+            m.d.sync += [some.eq(next_front != place), full.eq(0)]
+
+        word = Signal(len(raw), reset_less=True)
+        fetched, moves = Signal(), Signal()
+        m.d.comb += fetch.eq(some & (~fetched | moves))
+        with m.If(~fetched | moves):
+            m.d.sync += [word.eq(read.data), fetched.eq(some)]
+        output = Value.cast(self.o.payload)
+        if self.register:
+            held = Signal(len(raw), reset_less=True)
+            valid = Signal()
+            m.d.comb += [moves.eq(~valid | self.o.ready), output.eq(held),
+                         self.o.valid.eq(valid)]
+            with m.If(moves):
+                m.d.sync += [held.eq(word), valid.eq(fetched)]
+        else:
+            m.d.comb += [moves.eq(self.o.ready), output.eq(word), self.o.valid.eq(fetched)]
+        return m
+
+    def _counter(self, m: Module, step: Signal, name: str) -> tuple[Signal, Signal]:
+        """An address that goes round, and the one after it."""
+        address = Signal(range(self.words), name=name)
+        following = Signal.like(address, name=f"next_{name}")
+        m.d.comb += following.eq(address + 1)
+        if self.words & (self.words - 1):
+            with m.If(address == self.words - 1):
+                m.d.comb += following.eq(0)
+        with m.If(step):
+            m.d.sync += address.eq(following)
+        return address, following

@@ -1,0 +1,113 @@
+# amaranth: UnusedElaboratable=no
+# (Queues are made for their numbers, not to become hardware.)
+"""Forks, queues and additions in the cycle model, see :mod:`flightrtl.planner.cycles`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import or_
+
+from ..gateware.queue import StreamQueue
+from ..gateware.residual import ResidualAdd
+
+__all__ = ["AddModel", "ForkModel", "QueueModel"]
+
+
+class ForkModel:
+    """The handshakes of a :class:`~flightrtl.gateware.fork.StreamFork`.
+
+    ``had`` says which outputs do not offer the input's transfer (any more).
+    """
+
+    def __init__(self, count: int) -> None:
+        self.had = self.nobody = [False] * count
+
+    def accepts(self, ready: Sequence[bool]) -> bool:
+        """``ready`` of the input, for that of the outputs."""
+        return all(map(or_, self.had, ready))
+
+    def tick(self, ready: Sequence[bool]) -> None:
+        """One clock edge with an input."""
+        self.had = self.nobody if self.accepts(ready) else list(map(or_, self.had, ready))
+
+
+class QueueModel:
+    """The handshakes of a :class:`~flightrtl.gateware.queue.StreamQueue`."""
+
+    def __init__(self, queue: StreamQueue) -> None:
+        self.words, self.register = queue.words, queue.register
+        self.level = self.most = 0      # in the memory, or in the spare register of a buffer
+        self.fetched = self.held = False
+
+    @property
+    def ready(self) -> bool:
+        """Of the input."""
+        return self.level != (self.words or 1)
+
+    @property
+    def out(self) -> bool:
+        """``valid`` of the output."""
+        return self.held if self.register and self.words else self.fetched
+
+    def tick(self, valid: bool, ready: bool) -> None:
+        """One clock edge."""
+        put = valid and self.ready
+        if not self.words:
+            if ready or not self.fetched:
+                self.fetched = valid or self.level != 0
+                self.level = 0
+            else:
+                self.level += put
+            return
+        moves = ready
+        if self.register:
+            moves = ready or not self.held
+            if moves:
+                self.held = self.fetched
+        fetch = self.level != 0
+        if moves or not self.fetched:
+            self.fetched = fetch
+            self.level -= fetch
+        self.level += put
+        if self.level > self.most:
+            self.most = self.level
+
+    @property
+    def needed(self) -> int:
+        """A depth with which all would have been the same, if the queue was never full."""
+        return self.most + 2 + self.register if self.words else 2
+
+
+class AddModel:
+    """The handshakes of a :class:`~flightrtl.gateware.residual.ResidualAdd`."""
+
+    def __init__(self, add: ResidualAdd) -> None:
+        self.first, self.second = (
+            QueueModel(StreamQueue(1, depth, register=add.register)) if depth else None
+            for depth in add.depths)
+        self.summed = self.out = False
+
+    @property
+    def needed(self) -> tuple[int, int]:
+        """Of both queues, see :class:`QueueModel`."""
+        return (self.first.needed if self.first else 0, self.second.needed if self.second else 0)
+
+    def accepts(self, valid_a: bool, valid_b: bool, ready: bool) -> tuple[bool, bool]:
+        """``ready`` of both operands."""
+        first, second = self.first, self.second
+        advance = ready or not self.out
+        return (first.ready if first else advance and (second.out if second else valid_b),
+                second.ready if second else advance and (first.out if first else valid_a))
+
+    def tick(self, valid_a: bool, valid_b: bool, ready: bool) -> None:
+        """One clock edge."""
+        first, second = self.first, self.second
+        a = first.out if first else valid_a
+        b = second.out if second else valid_b
+        advance = ready or not self.out
+        if first:
+            first.tick(valid_a, advance and b)
+        if second:
+            second.tick(valid_b, advance and a)
+        if advance:
+            self.out, self.summed = self.summed, a and b

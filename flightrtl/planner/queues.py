@@ -1,0 +1,91 @@
+# amaranth: UnusedElaboratable=no
+# (Networks are made for their numbers, not to become hardware.)
+"""How deep the queues before additions should be: never a deadlock, and no cycle lost.
+
+That a network cannot deadlock takes the depths of :mod:`flightrtl.gateware.dataflow`. It may still
+be slower with them than it could be: what waits in a queue also covers for the time that the
+longer way takes from a value to its result, and for the different moments at which two ways that
+are equally fast work. How much that takes is measured with the cycle model, in a network whose
+queues are never full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..gateware.dataflow import Depths
+from ..gateware.folding import Folding
+from ..gateware.network import Network
+from ..gateware.queue import StreamQueue
+from ..model import Model
+from .cycles import Timing, measure
+
+__all__ = ["endless", "shortest"]
+
+
+def endless(model: Model, foldings: Mapping[str, Folding], *,
+            memory_register: bool = False) -> Depths:
+    """Depths with which no queue is ever full: two images, which no other buffer exceeds.
+
+    Operands that need no queue have none.
+
+    Parameters
+    ----------
+    model, foldings, memory_register
+        As for a :class:`~flightrtl.gateware.Network`.
+    """
+    network = Network(model, foldings, memory_register=memory_register)
+    sizes = {name: 2 * model.tensors[name].size + 8 for name in network.queues}
+    return {name: (a and sizes[name], b and sizes[name])
+            for name, (a, b) in network.queues.items()}
+
+
+def shortest(model: Model, foldings: Mapping[str, Folding], *,
+             memory_register: bool = False) -> tuple[Depths, Timing]:
+    """The depths to build with, and the timing that they give.
+
+    As deep as it takes not to deadlock, if that gives the interval of :func:`endless` queues.
+    Otherwise each queue is doubled as often as all must be for that, but not beyond what it ever
+    holds, and those that need not are made short again.
+
+    Parameters
+    ----------
+    model, foldings, memory_register
+        As for a :class:`~flightrtl.gateware.Network`.
+    """
+    def timing(queues: Depths) -> Timing:
+        return measure(model, foldings, memory_register=memory_register, queues=queues)
+
+    least = Network(model, foldings, memory_register=memory_register).queues
+    found = timing(least)
+    if not least:
+        return {}, found
+    best = timing(endless(model, foldings, memory_register=memory_register))
+    if found.interval <= best.interval:
+        return least, found
+
+    def longer(doublings: int) -> dict[str, tuple[int, int]]:
+        return {name: _pair(memory_register, [
+            min(depth << doublings, max(depth, most)) if depth else 0
+            for depth, most in zip(depths, best.queues[name], strict=True)])
+            for name, depths in least.items()}
+
+    doublings = 0
+    while found.interval > best.interval:
+        doublings += 1
+        chosen = longer(doublings)
+        found = timing(chosen)
+        if chosen == longer(doublings + 1):
+            break
+    for name, depths in least.items():
+        trial = chosen | {name: depths}
+        if trial != chosen:
+            shorter = timing(trial)
+            if shorter.interval <= found.interval:
+                chosen, found = trial, shorter
+    return chosen, found
+
+
+def _pair(register: bool, depths: list[int]) -> tuple[int, int]:
+    a, b = (StreamQueue.round(depth, register=register) for depth in depths)
+    return a, b
