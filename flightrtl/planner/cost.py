@@ -258,11 +258,16 @@ def _window_cost(folded: FoldedLayer, family: str) -> Cost:
 POOL_LUT4 = 60
 
 
-def pool_cost(layer: MaxPool, source: TensorType, family: str) -> Cost:
-    """Estimate for a pooling layer: a row of partial results, a comparison or an addition."""
-    row = layer.output_shape(source.shape)[1] * source.shape[2]
-    return Cost(lut4=POOL_LUT4 + 3 * source.format.bits, ff=POOL_LUT4,
-                bram=memory_brams(family, row, source.format.bits))
+def pool_cost(layer: MaxPool, source: TensorType, family: str, pixels: int = 1) -> Cost:
+    """Estimate for a pooling layer: a row of partial results, a comparison or an addition.
+
+    ``pixels`` arrive at a time; those of a window are compared or added first.
+    """
+    outputs = max(1, pixels // layer.kernel[1]) if pixels > 1 else 1
+    row = layer.output_shape(source.shape)[1] * source.shape[2] // outputs
+    bits = source.format.bits
+    return Cost(lut4=POOL_LUT4 + 3 * bits * outputs + 2 * bits * (pixels - outputs), ff=POOL_LUT4,
+                bram=memory_brams(family, row, bits * outputs))
 
 
 # Fitted to queues and additions alone (``python -m benchmarks components``).

@@ -4,34 +4,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-
-from amaranth.utils import ceil_log2
 
 from ..boards import Board
 from ..errors import BuildError, UserError
 from ..formats import signed_bits
 from ..gateware.clocking import solve
+from ..gateware.dataflow import Depths
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.network import Network, adder, require_supported
-from ..gateware.processing import code_offsets
-from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
-from .cost import (
-    Cost,
-    add_cost,
-    engine_cost,
-    forks_cost,
-    maps_to_blocks,
-    pool_cost,
-    system_costs,
-    total,
-)
+from ..gateware.transfers import stream_pixels
+from ..model import Add, Convolution, Dense, Model, WeightedLayer
+from .choice import Choice
+from .cost import Cost, add_cost, engine_cost, forks_cost, pool_cost, system_costs, total
 from .cycles import Timing, measure
+from .options import Option, folded_options, pixel_groups
 from .plan import LayerPlan, Plan
 from .queues import endless, shortest
 
@@ -43,22 +34,8 @@ GOOD_UTILIZATION = 0.95
 WORTH = 1.25
 """How much slower a plan may be for the sake of :data:`GOOD_UTILIZATION`."""
 
-# Logic cells that one block RAM is worth, where there is a choice between the two. Every value
-# is tried, since either resource may be the scarce one.
-_EXCHANGE_RATES = (0, 5, 20, 60, 200, 1000, 10_000)
-# The same for a multiplier block, where a layer has a use for one.
-_BLOCK_RATES = (0, 20, 40, 60, 80, 10_000)
-
-
-@dataclass(frozen=True)
-class _Option:
-    """One way to compute one layer."""
-
-    folded: FoldedLayer | None
-    cycles: int
-    utilization: float
-    cost: Cost
-    queues: tuple[int, int] | None = None
+_TRIALS = 64
+"""Limits tried where many would do."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +46,23 @@ class _Budget:
 
     def holds(self, cost: Cost) -> bool:
         return cost.lut4 <= self.lut4 and cost.bram <= self.bram and cost.dsp <= self.dsp
+
+
+@dataclass(frozen=True)
+class _Design:
+    """An option for every layer, in the model's order, and what all cost."""
+
+    options: dict[str, Option]
+    cost: Cost
+
+    @property
+    def foldings(self) -> dict[str, Folding]:
+        return {name: option.folded.folding for name, option in self.options.items()
+                if option.folded}
+
+    @property
+    def slowest(self) -> Option:
+        return max(self.options.values(), key=lambda option: option.cycles)
 
 
 def plan(model: Model, board: Board, frequency: float | None = None,
@@ -110,283 +104,273 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     spent = total(overhead.values())
     budget = _Budget(int(board.resources.lut4 * board.fill) - spent.lut4,
                      board.resources.bram - spent.bram, board.resources.dsp - spent.dsp)
-    options = {layer.name: _options(model, layer, board) for layer in model.layers
-               if not isinstance(layer, Add)}
-    options |= _additions(model, board, options)
-    options = {layer.name: options[layer.name] for layer in model.layers}
-    floor = max(tensor.size for tensor in model.tensors.values())
-    _check_fits(model, board, budget, options)
+    search = _Search(model, board, budget)
+    search.check_fits()
 
     wanted = target_rate or board.default_rate
-    limit = floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
+    limit = search.floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
     if target_rate is not None:
-        _check_reachable(model, board, limit, floor, target_rate, clock_mhz, options)
-    chosen = _cheapest(options, limit, floor, budget) if wanted is not None else None
-    if chosen is None and target_rate is not None:
-        raise _too_large(board, budget, options, limit, target_rate)
-    reachable = chosen is not None
-    if chosen is None:
-        chosen = _fastest(options, floor, budget)
-    chosen, timing = _buffered(model, board, budget, chosen)
+        search.check_reachable(limit, target_rate, clock_mhz)
+    design = search.cheapest(limit) if wanted is not None else None
+    if design is None and target_rate is not None:
+        raise search.too_large(limit, target_rate)
+    reachable = design is not None
+    if design is None:
+        design = search.fastest()
+    design, timing = search.buffered(design)
     # Layers as slow as the limit allows may still wait for each other: narrow it until the
     # whole keeps to it.
     tighter = limit
     while reachable and timing.interval > limit:
         tighter = min(tighter * limit // timing.interval, tighter - 1)
-        narrower = _cheapest(options, tighter, floor, budget)
+        narrower = search.cheapest(tighter)
         if narrower is None:
             if target_rate is not None:
-                raise _too_large(board, budget, options, limit, target_rate)
+                raise search.too_large(limit, target_rate)
             break
-        chosen, timing = _buffered(model, board, budget, narrower)
-    queues, timing = shortest(model, _foldings(chosen), memory_register=board.memory_register)
-    for name, depths in queues.items():
-        chosen[name] = replace(chosen[name], queues=depths,
-                               cost=_add_cost(model, name, depths, board))
+        design, timing = search.buffered(narrower)
+    queues, timing = shortest(model, design.foldings, memory_register=board.memory_register)
+    design = search.complete(design.options, queues)
     return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
-                layers=tuple(_layer_plan(model, name, option) for name, option in chosen.items()),
+                layers=tuple(_layer_plan(model, name, option, queues.get(name))
+                             for name, option in design.options.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
 
 
-def _buffered(model: Model, board: Board, budget: _Budget,
-              chosen: dict[str, _Option]) -> tuple[dict[str, _Option], Timing]:
-    """``chosen`` with line buffers long enough that no layer waits where that costs rate.
+class _Search:
+    """All options of a model's layers, and the choices between them.
 
-    As long as the network is slower than its slowest layer, doubles the buffer of a layer that
-    goes hungry, if that helps and fits; or else those of all convolutions.
+    Parameters
+    ----------
+    model : Model
+        What to compute.
+    board : Board
+        What with.
+    budget : _Budget
+        What the board has for the layers.
     """
-    timing = _timing(model, board, chosen)
-    slowest = max(option.cycles for option in chosen.values())
-    improves = True
-    while improves and timing.interval > slowest:
-        improves = False
-        hungry = sorted((name for name, cycles in timing.starved.items() if cycles),
-                        key=lambda name: -timing.starved[name])
-        every = [layer.name for layer in model.layers if isinstance(layer, Convolution)]
-        for names, doublings in [*(([name], 1) for name in hungry), (every, 1), (every, 2)]:
-            trial = dict(chosen)
-            for name in names * doublings:
-                trial[name] = _longer(trial[name], board.family)
-            if not budget.holds(total(each.cost for each in trial.values())):
+
+    def __init__(self, model: Model, board: Board, budget: _Budget) -> None:
+        self.model, self.board, self.budget = model, board, budget
+        self.floor = max(model.input.size, model.output.size)
+        """Cycles that the image or the logits take to pass, one value in a cycle."""
+        layers = {layer.name: layer for layer in model.layers}
+        groups = pixel_groups(model)
+        options: dict[str, dict[int, list[Option]]] = {}
+        for names, counts in groups:
+            for name in names:
+                layer = layers[name]
+                assert isinstance(layer, (Convolution, Dense))
+                options[name] = {pixels: folded_options(model, layer, pixels, board)
+                                 for pixels in counts}
+        self.choice = Choice(options, [names for names, _ in groups])
+        self.queues: Depths = {}
+        if not model.chain:     # those of a narrow network, until it is known which are needed
+            narrow = {name: min(by[1], key=lambda each: each.cost.lut4)
+                      for name, by in options.items()}
+            foldings = {name: option.folded.folding for name, option in narrow.items()
+                        if option.folded}
+            self.queues = Network(model, foldings, memory_register=board.memory_register).queues
+
+    def complete(self, chosen: Mapping[str, Option], queues: Depths | None = None) -> _Design:
+        """With the layers without weights, and engines that take what is sent to them."""
+        model, family = self.model, self.board.family
+        foldings = {name: option.folded.folding for name, option in chosen.items()
+                    if option.folded}
+        pixels = stream_pixels(model, foldings)
+        options: dict[str, Option] = {}
+        for layer in model.layers:
+            source = model.source(layer)
+            given = pixels[layer.inputs[0]]
+            if isinstance(layer, WeightedLayer):
+                option = chosen[layer.name]
+                assert option.folded is not None
+                if option.folded.source_pixels != given:
+                    option = _with(option, replace(option.folded, source_pixels=given), family)
+            elif isinstance(layer, Add):
+                adds = adder(model, layer, (queues or self.queues)[layer.name], pixels=given,
+                             register=self.board.memory_register)
+                option = Option(None, source.size // given, 0.0, add_cost(adds, family))
+            else:
+                option = Option(None, source.size // given, 0.0,
+                                pool_cost(layer, source, family, given))
+            options[layer.name] = option
+        return _Design(options, total(option.cost for option in options.values()))
+
+    def _choose(self, limit: int) -> _Design | None:
+        """The cheapest option of each layer that keeps to ``limit`` cycles, if all of them fit."""
+        best = None
+        for chosen in self.choice.within(limit):
+            design = self.complete(chosen)
+            if self.budget.holds(design.cost) and (best is None
+                                                   or design.cost.lut4 < best.cost.lut4):
+                best = design
+        return best
+
+    def cheapest(self, limit: int) -> _Design | None:
+        """The cheapest choice that keeps to ``limit`` cycles, wasting little in the slowest layer.
+
+        Where the cheapest wastes much, a somewhat faster one that does not is taken.
+        """
+        if limit < self.floor:
+            return None
+        near = [each for each in self.choice.limits(self.floor) if limit / WORTH <= each < limit]
+        best: tuple[tuple[bool, int], _Design] | None = None
+        for candidate in [limit, *_some(near)]:
+            design = self._choose(candidate)
+            if design is None:
                 continue
-            longer = _timing(model, board, trial)
-            if longer.interval < timing.interval:
-                chosen, timing, improves = trial, longer, True
-                break
-    return chosen, timing
+            rank = not self._wastes_little(design), design.cost.lut4
+            if best is None or rank < best[0]:
+                best = rank, design
+        return best and best[1]
+
+    def _wastes_little(self, design: _Design) -> bool:
+        """Whether the slowest layer's lanes nearly always work, or none with lanes is slowest."""
+        slowest = design.slowest
+        return (slowest.folded is None or slowest.cycles < self.floor
+                or slowest.utilization >= GOOD_UTILIZATION)
+
+    def fastest(self) -> _Design:
+        """The choice with the least interval, or a slightly slower one that wastes less."""
+        limits = self.choice.limits(self.floor)
+        # What fits within a limit fits within a longer one: look for the first by halves.
+        low, high = 0, len(limits) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._choose(limits[middle]) is None:
+                low = middle + 1
+            else:
+                high = middle
+        best = self._choose(limits[low])
+        assert best is not None     # check_fits has found a choice
+        if self._wastes_little(best):
+            return best
+        near = [each for each in limits[low + 1:] if each <= best.slowest.cycles * WORTH]
+        for limit in _some(near):
+            design = self._choose(limit)
+            if design is not None and self._wastes_little(design):
+                return design
+        return best
+
+    def buffered(self, design: _Design) -> tuple[_Design, Timing]:
+        """``design`` with line buffers long enough that no layer waits where that costs rate.
+
+        As long as the network is slower than its slowest layer, doubles the buffer of a layer
+        that goes hungry, if that helps and fits; or else those of all convolutions.
+        """
+        timing = self._timing(design)
+        slowest = design.slowest.cycles
+        improves = True
+        while improves and timing.interval > slowest:
+            improves = False
+            hungry = sorted((name for name, cycles in timing.starved.items() if cycles),
+                            key=lambda name: -timing.starved[name])
+            every = [layer.name for layer in self.model.layers if isinstance(layer, Convolution)]
+            for names in [*([name] for name in hungry), every, every * 2]:
+                options = dict(design.options)
+                for name in names:
+                    options[name] = _longer(options[name], self.board.family)
+                trial = self.complete(options)
+                if not self.budget.holds(trial.cost):
+                    continue
+                longer = self._timing(trial)
+                if longer.interval < timing.interval:
+                    design, timing, improves = trial, longer, True
+                    break
+        return design, timing
+
+    def _timing(self, design: _Design) -> Timing:
+        """With queues that are never full; how deep they must be is seen later."""
+        foldings, register = design.foldings, self.board.memory_register
+        queues = (None if self.model.chain
+                  else endless(self.model, foldings, memory_register=register))
+        return measure(self.model, foldings, memory_register=register, queues=queues)
+
+    def check_fits(self) -> None:
+        """Raise :class:`BuildError` if not even the smallest design fits."""
+        cells = self._least(lambda option: option.cost.lut4)
+        self._blame(self.budget.lut4, "logic cells", "lut4", cells)
+        rams = self._least(lambda option: option.cost.bram)
+        self._blame(self.budget.bram, "block RAMs", "bram", rams)
+        if self._choose(max(self.choice.limits(0))) is None:
+            self._blame(-1, "logic cells and block RAMs together", "bram", rams)
+
+    def _least(self, price: Callable[[Option], int]) -> dict[str, Option]:
+        """The smallest option of each layer."""
+        return self.complete({name: min(by[1], key=price)
+                              for name, by in self.choice.options.items()}).options
+
+    def _blame(self, available: int, what: str, key: str, least: dict[str, Option]) -> None:
+        board = self.board
+        needs = {name: getattr(option.cost, key) for name, option in least.items()}
+        if sum(needs.values()) <= available:
+            return
+        worst = max(needs, key=lambda name: needs[name])
+        have = f"{board.device} leaves {max(available, 0)}" if available >= 0 else \
+            f"{board.device} has {board.resources.bram} RAMs"
+        raise BuildError(
+            f"the model is too large for board {board.name!r}: it needs at least "
+            f"{sum(needs.values())} {what} and {have}; this layer alone takes {needs[worst]}",
+            layer=worst, knob="fewer filters or fewer terms per filter in this layer, or a larger "
+                              "device (--board)")
+
+    def check_reachable(self, limit: int, rate: float, clock_mhz: float) -> None:
+        """Raise :class:`BuildError` if a rate is out of reach on a device of any size."""
+        at = f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, but "
+        if limit < self.floor:
+            what = ("the input" if self.model.input.size == self.floor
+                    else f"layer {self.model.layers[-1].name!r}")
+            raise BuildError(
+                f"{at}{self.floor} values pass through {what}, one per cycle",
+                knob=f"--target-rate {math.floor(clock_mhz * 1e6 / self.floor)} or less, or a "
+                     "higher --frequency")
+        for name in self.choice.options:
+            least = min(option.cycles for option in self.choice.all_of(name))
+            if least > limit:
+                raise BuildError(
+                    f"{at}this layer takes {least} at its widest", layer=name,
+                    knob=f"--target-rate {math.floor(clock_mhz * 1e6 / least)} or less, or a "
+                         "higher --frequency, or fewer terms in this layer")
+
+    def too_large(self, limit: int, rate: float) -> BuildError:
+        """Why a rate that is within reach does not fit."""
+        board, budget = self.board, self.budget
+        least = {name: min((option for option in self.choice.all_of(name)
+                            if option.cycles <= limit), key=lambda option: option.cost.lut4)
+                 for name in self.choice.options}
+        cost = total(option.cost for option in least.values())
+        worst = max(least, key=lambda name: least[name].cost.lut4)
+        return BuildError(
+            f"{rate:g} inferences per second need about {cost.lut4} logic cells and {cost.bram} "
+            f"block RAMs; board {board.name!r} leaves {budget.lut4} and {budget.bram}; this "
+            f"layer alone takes {least[worst].cost.lut4} cells",
+            layer=worst, knob="a lower --target-rate (none gives the highest that fits), a higher "
+                              "--frequency, or a larger device (--board)")
 
 
-def _longer(option: _Option, family: str) -> _Option:
+def _some(limits: list[int]) -> list[int]:
+    """At most :data:`_TRIALS` of them, evenly."""
+    step = max(1, -(-len(limits) // _TRIALS))
+    return limits[::step]
+
+
+def _with(option: Option, folded: FoldedLayer, family: str) -> Option:
+    """The option, folded a little differently, at what that costs."""
+    accumulator = signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
+    return replace(option, folded=folded, cost=engine_cost(folded, family, accumulator))
+
+
+def _longer(option: Option, family: str) -> Option:
     """The same engine with a line buffer of twice as many rows."""
     folded = option.folded
     assert folded is not None
-    rows = 2 * (folded.folding.rows or 1 << ceil_log2(folded.kernel[0] + 1))
-    longer = replace(folded, folding=replace(folded.folding, rows=rows))
-    accumulator = signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
-    return replace(option, folded=longer, cost=engine_cost(longer, family, accumulator))
+    folding = replace(folded.folding, rows=2 * folded.ring.rows)
+    return _with(option, replace(folded, folding=folding), family)
 
 
-def _foldings(chosen: Mapping[str, _Option]) -> dict[str, Folding]:
-    return {name: option.folded.folding for name, option in chosen.items() if option.folded}
-
-
-def _timing(model: Model, board: Board, chosen: Mapping[str, _Option]) -> Timing:
-    """What is measured with queues that are never full; how deep they must be is seen later."""
-    foldings, register = _foldings(chosen), board.memory_register
-    queues = None if model.chain else endless(model, foldings, memory_register=register)
-    return measure(model, foldings, memory_register=register, queues=queues)
-
-
-def _additions(model: Model, board: Board,
-               options: Mapping[str, list[_Option]]) -> dict[str, list[_Option]]:
-    """The one way to compute each addition. Its queues are those of a narrow network for now."""
-    if model.chain:
-        return {}
-    narrow = _foldings({name: some[0] for name, some in options.items()})
-    queues = Network(model, narrow, memory_register=board.memory_register).queues
-    return {name: [_Option(None, model.tensors[name].size, 0.0,
-                           _add_cost(model, name, depths, board), depths)]
-            for name, depths in queues.items()}
-
-
-def _add_cost(model: Model, name: str, depths: tuple[int, int], board: Board) -> Cost:
-    layer = next(layer for layer in model.layers if layer.name == name)
-    assert isinstance(layer, Add)
-    return add_cost(adder(model, layer, depths, pixels=1, register=board.memory_register),
-                    board.family)
-
-
-def _options(model: Model, layer: Layer, board: Board) -> list[_Option]:
-    """Every way to compute a layer that is not worse than another in all respects."""
-    source, family = model.source(layer), board.family
-    if isinstance(layer, MaxPool):
-        return [_Option(None, source.size, 0.0, pool_cost(layer, source, family))]
-    assert isinstance(layer, (Convolution, Dense))     # what else there is was refused
-    height, channels = layer.kernel[0], layer.channels
-    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-    # The least number of lanes for each number of passes.
-    lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
-    found = []
-    for dsp in (False, True) if maps_to_blocks(layer.format, source.format, family) else (False,):
-        accumulator = signed_bits(*sum_range(layer, source.format, code_offsets(
-            layer.format, source.format, dsp)))
-        for column in (False, True) if height > 1 else (False,):
-            for simd in (height * n if column else n for n in divisors):
-                for count in lanes:
-                    if dsp and count * simd > board.resources.dsp:
-                        continue
-                    folded = FoldedLayer(layer, source, Folding(count, simd, column, dsp=dsp))
-                    found.append(_Option(folded, folded.cycles, folded.utilization,
-                                         engine_cost(folded, family, accumulator)))
-    return _pareto(found)
-
-
-def _pareto(options: Iterable[_Option]) -> list[_Option]:
-    """Options of which no other is as fast, as cheap in every resource, and as well used."""
-    kept: list[_Option] = []
-    for option in sorted(options, key=lambda o: (o.cycles, o.cost.lut4, o.cost.bram,
-                                                 o.cost.dsp, -o.utilization)):
-        if not any(o.cost.lut4 <= option.cost.lut4 and o.cost.bram <= option.cost.bram
-                   and o.cost.dsp <= option.cost.dsp
-                   and o.utilization >= option.utilization for o in kept):
-            kept.append(option)
-    return kept
-
-
-def _choose(options: dict[str, list[_Option]], limit: int,
-            budget: _Budget) -> dict[str, _Option] | None:
-    """The cheapest option of each layer that keeps to ``limit`` cycles, if all of them fit."""
-    fast = {name: [option for option in some if option.cycles <= limit]
-            for name, some in options.items()}
-    if not all(fast.values()):
-        return None
-    best = None
-    blocks = _BLOCK_RATES if any(o.cost.dsp for some in fast.values() for o in some) else (0,)
-    for rate, block in itertools.product(_EXCHANGE_RATES, blocks):
-        chosen = {name: min(some, key=lambda o: (
-            o.cost.lut4 + rate * o.cost.bram + block * o.cost.dsp, o.cycles))
-            for name, some in fast.items()}
-        cost = total(option.cost for option in chosen.values())
-        if budget.holds(cost) and (best is None or cost.lut4 < best[0]):
-            best = cost.lut4, chosen
-    return best and best[1]
-
-
-def _cheapest(options: dict[str, list[_Option]], limit: int, floor: int,
-              budget: _Budget) -> dict[str, _Option] | None:
-    """The cheapest choice that keeps to ``limit`` cycles, wasting little in the slowest layer.
-
-    Where the cheapest wastes much, a somewhat faster one that does not is taken.
-    """
-    if limit < floor:
-        return None
-    best: tuple[tuple[bool, int], dict[str, _Option]] | None = None
-    for candidate in [limit, *_limits(options, floor)]:
-        if not limit / WORTH <= candidate <= limit:
-            continue
-        chosen = _choose(options, candidate, budget)
-        if chosen is None:
-            continue
-        rank = (not _wastes_little(chosen, floor),
-                total(option.cost for option in chosen.values()).lut4)
-        if best is None or rank < best[0]:
-            best = rank, chosen
-    return best and best[1]
-
-
-def _wastes_little(chosen: dict[str, _Option], floor: int) -> bool:
-    """Whether the slowest layer's lanes nearly always work, or no layer with lanes is slowest."""
-    slowest = max(chosen.values(), key=lambda option: option.cycles)
-    return (slowest.folded is None or slowest.cycles < floor
-            or slowest.utilization >= GOOD_UTILIZATION)
-
-
-def _limits(options: dict[str, list[_Option]], floor: int) -> list[int]:
-    """Every interval at which the set of usable options changes, ascending."""
-    return sorted({floor} | {option.cycles for some in options.values() for option in some
-                             if option.cycles > floor})
-
-
-def _fastest(options: dict[str, list[_Option]], floor: int,
-             budget: _Budget) -> dict[str, _Option]:
-    """The choice with the least interval, or a slightly slower one that wastes less."""
-    fastest: tuple[int, dict[str, _Option]] | None = None
-    for limit in _limits(options, floor):
-        chosen = _choose(options, limit, budget)
-        if chosen is None:
-            continue
-        slowest = max(chosen.values(), key=lambda option: option.cycles)
-        if fastest is None:
-            fastest = slowest.cycles, chosen
-        if _wastes_little(chosen, floor):
-            return chosen
-        if slowest.cycles > fastest[0] * WORTH:
-            break
-    assert fastest is not None  # _check_fits has found a choice
-    return fastest[1]
-
-
-def _check_fits(model: Model, board: Board, budget: _Budget,
-                options: dict[str, list[_Option]]) -> None:
-    """Raise :class:`BuildError` if not even the smallest design fits."""
-    least = {name: min(some, key=lambda o: o.cost.lut4) for name, some in options.items()}
-    _blame(board, budget.lut4, "logic cells", "lut4", least)
-    least = {name: min(some, key=lambda o: o.cost.bram) for name, some in options.items()}
-    _blame(board, budget.bram, "block RAMs", "bram", least)
-    if _choose(options, max(_limits(options, 0)), budget) is None:
-        _blame(board, -1, "logic cells and block RAMs together", "bram", least)
-
-
-def _blame(board: Board, available: int, what: str, key: str, least: dict[str, _Option]) -> None:
-    needs = {name: getattr(option.cost, key) for name, option in least.items()}
-    if sum(needs.values()) <= available:
-        return
-    worst = max(needs, key=lambda name: needs[name])
-    have = f"{board.device} leaves {max(available, 0)}" if available >= 0 else \
-        f"{board.device} has {board.resources.bram} RAMs"
-    raise BuildError(
-        f"the model is too large for board {board.name!r}: it needs at least "
-        f"{sum(needs.values())} {what} and {have}; this layer alone takes {needs[worst]}",
-        layer=worst,
-        knob="fewer filters or fewer terms per filter in this layer, or a larger device (--board)")
-
-
-def _check_reachable(model: Model, board: Board, limit: int, floor: int, rate: float,
-                     clock_mhz: float, options: dict[str, list[_Option]]) -> None:
-    """Raise :class:`BuildError` if a rate is out of reach on a device of any size."""
-    if limit < floor:
-        name = max(model.tensors, key=lambda key: model.tensors[key].size)
-        raise BuildError(
-            f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, but "
-            f"{floor} values pass through {'the input' if name == INPUT else f'layer {name!r}'}, "
-            f"one per cycle",
-            knob=f"--target-rate {math.floor(clock_mhz * 1e6 / floor)} or less, or a higher "
-                 f"--frequency")
-    for name, some in options.items():
-        least = min(option.cycles for option in some)
-        if least > limit:
-            raise BuildError(
-                f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, "
-                f"but this layer takes {least} at its widest", layer=name,
-                knob=f"--target-rate {math.floor(clock_mhz * 1e6 / least)} or less, or a higher "
-                     f"--frequency, or fewer terms in this layer")
-
-
-def _too_large(board: Board, budget: _Budget, options: dict[str, list[_Option]], limit: int,
-               rate: float) -> BuildError:
-    least = {name: min((o for o in some if o.cycles <= limit), key=lambda o: o.cost.lut4)
-             for name, some in options.items()}
-    cost = total(option.cost for option in least.values())
-    worst = max(least, key=lambda name: least[name].cost.lut4)
-    return BuildError(
-        f"{rate:g} inferences per second need about {cost.lut4} logic cells and {cost.bram} block "
-        f"RAMs; board {board.name!r} leaves {budget.lut4} and {budget.bram}; this layer alone "
-        f"takes {least[worst].cost.lut4} cells",
-        layer=worst, knob="a lower --target-rate (none gives the highest that fits), a higher "
-                          "--frequency, or a larger device (--board)")
-
-
-def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
+def _layer_plan(model: Model, name: str, option: Option,
+                queues: tuple[int, int] | None) -> LayerPlan:
     layer = next(layer for layer in model.layers if layer.name == name)
     shape = model.tensors[name].shape
     folded = option.folded
@@ -399,4 +383,4 @@ def _layer_plan(model: Model, name: str, option: _Option) -> LayerPlan:
         utilization=option.utilization,
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
-        cost=option.cost, queues=option.queues)
+        cost=option.cost, queues=queues)
