@@ -122,7 +122,8 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int, family
     family : str
         ``ice40`` or ``ecp5``.
     most_lut4 : int
-        Larger ones are left out, but for the smallest of all.
+        Larger ones are left out, but for the smallest of all. (So that a message can say how much
+        too large something is, it should be some times what there is.)
     """
     source = model.source(layer)
     height, channels = layer.kernel[0], layer.channels
