@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from .options import Option
 
@@ -12,16 +13,19 @@ __all__ = ["Choice"]
 # Logic cells that one block RAM is worth, where there is a choice between the two. Every value
 # is tried, since either resource may be the scarce one.
 _EXCHANGE_RATES = (0, 5, 20, 60, 200, 1000, 10_000)
+# The same for a multiplier block, where a layer has a use for one.
+_BLOCK_RATES = (0, 20, 40, 60, 80, 10_000)
 
 
 class _Cheapest:
-    """The cheapest of some options within a limit, for one exchange rate."""
+    """The cheapest of some options within a limit, for one pair of exchange rates."""
 
-    def __init__(self, options: Sequence[Option], rate: int) -> None:
+    def __init__(self, options: Sequence[Option], rate: int, block: int) -> None:
         self.cycles: list[int] = []
         self.best: list[tuple[float, Option]] = []
         for option in sorted(options, key=lambda each: each.cycles):
-            price = option.cost.lut4 + rate * option.cost.bram
+            cost = option.cost
+            price = cost.lut4 + rate * cost.bram + block * cost.dsp
             if not self.best or price < self.best[-1][0]:
                 self.cycles.append(option.cycles)
                 self.best.append((price, option))
@@ -47,8 +51,11 @@ class Choice:
                  groups: Sequence[Sequence[str]]) -> None:
         self.options = options
         self.groups = groups
-        self._tables = [{name: {pixels: _Cheapest(some, rate) for pixels, some in by.items()}
-                         for name, by in options.items()} for rate in _EXCHANGE_RATES]
+        blocks = _BLOCK_RATES if any(option.cost.dsp for name in options
+                                     for option in self.all_of(name)) else (0,)
+        self._tables = [{name: {pixels: _Cheapest(some, rate, block)
+                                for pixels, some in by.items()} for name, by in options.items()}
+                        for rate, block in product(_EXCHANGE_RATES, blocks)]
 
     def all_of(self, name: str) -> list[Option]:
         """All options of a layer."""
@@ -60,8 +67,9 @@ class Choice:
                                  for option in self.all_of(name) if option.cycles > floor})
 
     def within(self, limit: int) -> list[dict[str, Option]]:
-        """For each exchange rate, the cheapest option of every layer; none if some layer has none.
+        """For each pair of exchange rates, the cheapest option of every layer.
 
+        Nothing if some layer has none that is fast enough.
         The same choice is named once.
         """
         found: list[dict[str, Option]] = []

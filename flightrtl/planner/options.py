@@ -6,15 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ..boards import Board
 from ..formats import signed_bits
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.pool import pooled_pixels
 from ..gateware.processing import code_offsets
 from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
-from .cost import Cost, engine_cost
+from .cost import Cost, engine_cost, maps_to_blocks
 
 __all__ = ["Option", "folded_options", "pixel_groups"]
+
+_LARGE = 4
+"""Times the device: what is larger still is no option."""
 
 
 @dataclass(frozen=True)
@@ -111,38 +115,42 @@ def _taken(takers: Mapping[str, Sequence[Layer]], name: str, pixels: int) -> boo
     return True
 
 
-def folded_options(model: Model, layer: Convolution | Dense, pixels: int, family: str,
-                   most_lut4: int) -> list[Option]:
+def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
+                   board: Board) -> list[Option]:
     """The foldings of a layer for some output pixels at a time, those worth a thought.
+
+    Left out is what takes more multiplier blocks than there are, or is many times as large as
+    the device: somewhat larger ones are kept, so that a message can say by how much.
 
     Parameters
     ----------
     pixels : int
         ``M``.
-    family : str
-        ``ice40`` or ``ecp5``.
-    most_lut4 : int
-        Larger ones are left out, but for the smallest of all. (So that a message can say how much
-        too large something is, it should be some times what there is.)
+    board : Board
+        What it is for.
     """
-    source = model.source(layer)
+    source, family = model.source(layer), board.family
     height, channels = layer.kernel[0], layer.channels
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
     lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
-    accumulator = signed_bits(*sum_range(layer, source.format,
-                                         code_offsets(layer.format, source.format)))
     transfers = model.tensors[layer.name].size // pixels
     found: list[Option] = []
-    for column in (False, True) if height > 1 else (False,):
-        for simd in (height * n if column else n for n in divisors):
-            for count in lanes:
-                folded = FoldedLayer(layer, source, Folding(count, simd, column, pixels=pixels))
-                cost = engine_cost(folded, family, accumulator)
-                if found and cost.lut4 > most_lut4:
-                    break           # more lanes are larger still
-                found.append(Option(folded, max(folded.cycles, transfers), folded.utilization,
-                                    cost))
+    for dsp in (False, True) if maps_to_blocks(layer.format, source.format, family) else (False,):
+        accumulator = signed_bits(*sum_range(layer, source.format, code_offsets(
+            layer.format, source.format, dsp)))
+        for column in (False, True) if height > 1 else (False,):
+            for simd in (height * n if column else n for n in divisors):
+                for count in lanes:
+                    if dsp and count * simd * pixels > board.resources.dsp:
+                        break
+                    folded = FoldedLayer(layer, source, Folding(count, simd, column, dsp=dsp,
+                                                                pixels=pixels))
+                    cost = engine_cost(folded, family, accumulator)
+                    if found and cost.lut4 > _LARGE * board.resources.lut4:
+                        break           # more lanes are larger still
+                    found.append(Option(folded, max(folded.cycles, transfers),
+                                        folded.utilization, cost))
     return _pareto(found)
 
 
@@ -153,10 +161,12 @@ def _pareto(options: Iterable[Option]) -> list[Option]:
     for _, same in groupby(ordered, key=_rank):
         option = next(same)
         if not any(o.cost.lut4 <= option.cost.lut4 and o.cost.bram <= option.cost.bram
+                   and o.cost.dsp <= option.cost.dsp
                    and o.utilization >= option.utilization for o in kept):
             kept.append(option)
     return kept
 
 
-def _rank(option: Option) -> tuple[int, int, int, float]:
-    return option.cycles, option.cost.lut4, option.cost.bram, -option.utilization
+def _rank(option: Option) -> tuple[int, int, int, int, float]:
+    return (option.cycles, option.cost.lut4, option.cost.bram, option.cost.dsp,
+            -option.utilization)
