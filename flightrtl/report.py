@@ -24,10 +24,10 @@ class LayerReport:
     ----------
     name, type, dataflow : str
         As in the plan.
-    lanes, simd : int
-        Folding of its engine.
-    pixels : int
-        Output pixels of one inference.
+    lanes, simd, pixels : int
+        Folding of its engine: ``P`` slots of ``S`` inputs for ``M`` output pixels in a cycle.
+    output_pixels : int
+        Of one inference.
     terms : int
         Term-by-activation products of one inference.
     cycles : int
@@ -46,6 +46,7 @@ class LayerReport:
     lanes: int
     simd: int
     pixels: int
+    output_pixels: int
     terms: int
     cycles: int
     utilization: float
@@ -56,8 +57,9 @@ class LayerReport:
         """As in ``report.json``."""
         return {
             "name": self.name, "type": self.type, "dataflow": self.dataflow,
-            "lanes": self.lanes, "simd": self.simd, "pixels": self.pixels, "terms": self.terms,
-            "cycles": self.cycles, "utilization": round(self.utilization, 6),
+            "lanes": self.lanes, "simd": self.simd, "pixels": self.pixels,
+            "output_pixels": self.output_pixels, "terms": self.terms, "cycles": self.cycles,
+            "utilization": round(self.utilization, 6),
             "k_histogram": {str(k): count for k, count in sorted(self.k_histogram.items())},
             "resources": dict(self.resources)}
 
@@ -156,13 +158,14 @@ class Report:
         return title
 
     def _layer_table(self) -> str:
-        rows = [(layer.name, layer.type, f"{layer.lanes} x {layer.simd}", f"{layer.pixels:,}",
+        rows = [(layer.name, layer.type, f"{layer.lanes} x {layer.simd} x {layer.pixels}",
+                 f"{layer.output_pixels:,}",
                  f"{layer.terms:,}", f"{layer.cycles:,}",
                  _percent(layer.cycles, self.cycles_per_inference),
                  f"{100 * layer.utilization:.1f} %" if layer.terms else "",
                  ", ".join(f"{count} of {k}" for k, count in sorted(layer.k_histogram.items())))
                 for layer in self.layers]
-        return table(("layer", "type", "P x S", "pixels", "terms", "cycles", "busy", "work",
+        return table(("layer", "type", "P x S x M", "pixels", "terms", "cycles", "busy", "work",
                       "filters of k"), rows, left=(0, 1, 8))
 
     def _cost_table(self) -> str:

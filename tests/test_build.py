@@ -26,7 +26,8 @@ from .test_toolchain import alive
 REPORT_KEYS = {
     "model", "board", "device", "tools", "seed", "resources", "estimate", "clock_mhz", "fmax_mhz",
     "cycles_per_inference", "latency_cycles", "inferences_per_second", "bitstream"}
-LAYER_KEYS = {"name", "type", "dataflow", "lanes", "simd", "pixels", "terms", "cycles",
+LAYER_KEYS = {"name", "type", "dataflow", "lanes", "simd", "pixels",
+              "output_pixels", "terms", "cycles",
               "k_histogram"}
 PRODUCTS = {"top.bin", "report.json", "report.txt", "report.svg", "cache.json", "yosys.log",
             "nextpnr.log", "pack.log"}

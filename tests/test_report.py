@@ -15,11 +15,13 @@ def usage(**used):
 
 
 CONVOLUTION = LayerReport(
-    name="conv1", type="convolution", dataflow="folded", lanes=8, simd=2, pixels=196, terms=39200,
+    name="conv1", type="convolution", dataflow="folded", lanes=8, simd=2, pixels=1,
+    output_pixels=196, terms=39200,
     cycles=4900, utilization=0.975, k_histogram={2: 3, 1: 5},
     resources={"lut4": 750, "ff": 500, "bram": 3, "spram": 0, "dsp": 0})
 POOL = LayerReport(
-    name="pool1", type="max_pool", dataflow="streamed", lanes=1, simd=1, pixels=49, terms=0,
+    name="pool1", type="max_pool", dataflow="streamed", lanes=1, simd=1, pixels=1,
+    output_pixels=49, terms=0,
     cycles=784, utilization=0, k_histogram={}, resources={"lut4": 50, "ff": 30})
 ESTIMATE = Report(
     model="<net>", sha256="0" * 64, layers=(CONVOLUTION, POOL),
