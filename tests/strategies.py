@@ -30,6 +30,7 @@ from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.link import Frame
 from flightrtl.gateware.pool import pooled_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
+from flightrtl.planner.options import pixel_groups
 from tests.models import extreme_maps, random_add, random_layer, random_map
 from tests.streams import Pauses
 
@@ -212,8 +213,8 @@ class NetworkCase:
         return {f"{layer.kind}{n}": layer.folding for n, layer in enumerate(self.layers)
                 if layer.folding is not None}
 
-    def build(self, images: int) -> tuple[Network, IntArray]:
-        """The gateware, and images for it."""
+    def model(self) -> Model:
+        """The network, with weights from the seed."""
         rng = np.random.default_rng(self.seed)
         kinds = [TensorType(self.shape, self.format)]
         maps = [random_map(rng, kinds[0], 8)]
@@ -235,9 +236,22 @@ class NetworkCase:
             output = kinds[inputs[0]].format if case.kind == "max_pool" else case.output
             kinds.append(TensorType(layer.output_shape(kinds[inputs[0]].shape), output))
             names.append(name)
-        model = Model("random", kinds[0], tuple(layers))
+        return Model("random", kinds[0], tuple(layers))
+
+    def build(self, images: int) -> tuple[Network, IntArray]:
+        """The gateware, and images for it."""
+        model = self.model()
         network = Network(model, self.foldings, memory_register=self.register)
-        return network, random_map(rng, model.input, images)
+        return network, random_map(np.random.default_rng(self.seed + 1), model.input, images)
+
+    def with_pixels(self, draw: st.DrawFn) -> NetworkCase:
+        """The same, with any number of output pixels at a time that the layers can agree on."""
+        pixels = {name: count for names, counts in pixel_groups(self.model())
+                  for count in [draw(st.sampled_from(counts))] for name in names}
+        layers = [layer if layer.folding is None else replace(layer, folding=replace(
+            layer.folding, pixels=pixels[f"{layer.kind}{n}"]))
+            for n, layer in enumerate(self.layers)]
+        return replace(self, layers=tuple(layers))
 
 
 @st.composite
@@ -275,16 +289,6 @@ def engines(draw: st.DrawFn) -> EngineCase:
                       source_pixels=draw(_divisors(shape[1])), seed=draw(seeds()))
 
 
-def _pools_take(pixels: int, pools: Sequence[LayerCase]) -> bool:
-    """Whether poolings that follow each other can take as many pixels at a time."""
-    for pool in pools:
-        after = pooled_pixels(pixels, pool.kernel[1], pool.stride[1])
-        if after is None:
-            return False
-        pixels = after
-    return True
-
-
 @st.composite
 def networks(draw: st.DrawFn) -> NetworkCase:
     """Up to four layers of any kind and a dense one, on images of up to 8 x 8 x 4."""
@@ -300,20 +304,8 @@ def networks(draw: st.DrawFn) -> NetworkCase:
                                     output=output))
         shape = layers[-1].output_shape(shape)
     layers[-1] = replace(layers[-1], output=ActivationFormat(draw(st.integers(1, 16)), True))
-    for n, layer in enumerate(layers[:-1]):
-        if layer.folding is None:
-            continue
-        shape = first
-        for before in layers[:n + 1]:
-            shape = before.output_shape(shape)
-        following = next(m for m in range(n + 1, len(layers)) if layers[m].folding is not None)
-        pools = layers[n + 1:following]
-        counts = [count for count in range(1, shape[1] + 1)
-                  if shape[1] % count == 0 and _pools_take(count, pools)]
-        layers[n] = replace(layer, folding=replace(layer.folding,
-                                                   pixels=draw(st.sampled_from(counts))))
     return NetworkCase(shape=first, format=draw(activation_formats()), layers=tuple(layers),
-                       register=draw(st.booleans()), seed=draw(seeds()))
+                       register=draw(st.booleans()), seed=draw(seeds())).with_pixels(draw)
 
 
 @st.composite
@@ -366,4 +358,4 @@ def graphs(draw: st.DrawFn) -> NetworkCase:
         append(LayerCase(kind="add", output=ActivationFormat(8)), loose[0], loose[1])
     dense(loose[0], ActivationFormat(draw(st.integers(1, 16)), True))
     return NetworkCase(shape=shapes[0], format=draw(activation_formats()), layers=tuple(layers),
-                       register=draw(st.booleans()), seed=draw(seeds()))
+                       register=draw(st.booleans()), seed=draw(seeds())).with_pixels(draw)
