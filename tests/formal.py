@@ -38,6 +38,7 @@ The shape follows ``assertFormal`` of Amaranth's own tests.
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import re
 import shutil
@@ -96,19 +97,27 @@ def bound(fast: int, deep: int) -> int:
 # Building specs.
 
 def stream_members(component: wiring.Component) -> Iterator[tuple[str, wiring.Flow, Any]]:
-    """Name, flow (as the component sees it) and interface of every stream of a component."""
+    """Name, flow (as the component sees it) and interface of every stream of a component.
+
+    The name of a stream in an array ends with its place, as ``"o.0"``.
+    """
     def walk(signature: Any, interface: Any, path: tuple[str, ...]
              ) -> Iterator[tuple[str, wiring.Flow, Any]]:
         for name, member in signature.members.items():
             if member.is_port:
                 continue
             # The signature of an In member comes flipped, and so do those inside it.
-            inner, child = member.signature, getattr(interface, name)
+            inner = member.signature
             flipped = isinstance(inner, wiring.FlippedSignature)
-            if isinstance(inner.flip() if flipped else inner, stream.Signature):
-                yield ".".join((*path, name)), wiring.In if flipped else wiring.Out, child
-            else:
-                yield from walk(inner, child, (*path, name))
+            for place in itertools.product(*map(range, member.dimensions)):
+                child = getattr(interface, name)
+                for index in place:
+                    child = child[index]
+                where = (*path, name, *map(str, place))
+                if isinstance(inner.flip() if flipped else inner, stream.Signature):
+                    yield ".".join(where), wiring.In if flipped else wiring.Out, child
+                else:
+                    yield from walk(inner, child, where)
     yield from walk(component.signature, component, ())
 
 

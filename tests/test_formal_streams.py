@@ -25,24 +25,38 @@ from amaranth.hdl import Assert
 from amaranth.lib import wiring
 
 import flightrtl.gateware
-from flightrtl.formats import ActivationFormat, TermFormat
+from flightrtl.formats import ActivationFormat, FixedFormat, TermFormat
 from flightrtl.gateware import (
     Argmax,
+    ChannelGatherer,
+    ChannelSerializer,
     ConvolutionEngine,
     DenseEngine,
     FilterScheduler,
     FoldedLayer,
     Folding,
+    HardwiredConvolution,
+    HardwiredDense,
+    HardwiredLayer,
     MaxPooling,
+    MultiplyPE,
     Network,
+    ParallelRequantizer,
     PEArray,
+    PixelWindow,
     Requantizer,
+    ResidualAdd,
+    ShiftAddGraph,
     ShiftPE,
     SlidingWindow,
     StreamBuffer,
+    StreamFork,
+    StreamQueue,
     SumPooling,
     WeightBuffer,
+    XnorPE,
 )
+from flightrtl.gateware.element import ProcessingElement
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.fold import WindowFold
 from flightrtl.gateware.link import COMMAND_RUN, SYNC, Frame, Link, _State
@@ -50,6 +64,7 @@ from flightrtl.gateware.pool import _Pooling
 from flightrtl.gateware.uart import UartReceiver
 from flightrtl.gateware.weights import RomStream
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
+from flightrtl.shiftadd import shift_add
 from tests.formal import (
     Failed,
     assert_patience,
@@ -77,15 +92,18 @@ def layer(kind, shape, k, **more):
                 bias=np.zeros(filters, np.int64), shift=np.ones(filters, np.int64), **more)
 
 
-def dense(k=(1, 0, 1)):
-    return FoldedLayer(layer(Dense, (1, 2, 1), k), TensorType((1, 2, 1), TWO_BITS),
-                       Folding(2, 1))
+DENSE = {"layer": layer(Dense, (1, 2, 1), (1, 0, 1)), "source": TensorType((1, 2, 1), TWO_BITS)}
+CONVOLUTION = {"layer": layer(Convolution, (2, 3, 1), (1, 1), stride=(1, 1),
+                              padding=(0, 0, 0, 0)),
+               "source": TensorType((2, 3, 1), TWO_BITS)}
+
+
+def dense():
+    return FoldedLayer(*DENSE.values(), Folding(2, 1))
 
 
 def convolution():
-    return FoldedLayer(layer(Convolution, (2, 3, 1), (1, 1), stride=(1, 1),
-                             padding=(0, 0, 0, 0)),
-                       TensorType((2, 3, 1), TWO_BITS), Folding(1, 2, True))
+    return FoldedLayer(*CONVOLUTION.values(), Folding(1, 2, True))
 
 
 def network():
@@ -131,6 +149,26 @@ class Case:
 
 VALID = "valid fell before the transfer"
 PAYLOAD = "payload changed while stalled"
+EITHER = f"{VALID}|{PAYLOAD}"
+
+HARDWIRED = {
+    "unstable": ("wiring.connect(m, last, wiring.flipped(self.o))",
+                 "m.d.comb += [self.o.valid.eq(last.valid & self.i.valid),"
+                 "self.o.payload.eq(last.payload), last.ready.eq(self.o.ready)]", VALID),
+    "waits": ("wiring.connect(m, last, wiring.flipped(self.o))",
+              "m.d.comb += [self.o.valid.eq(last.valid & self.o.ready),"
+              "self.o.payload.eq(last.payload), last.ready.eq(self.o.ready)]"),
+}
+"""Planted bugs in :class:`HardwiredLayer`."""
+
+ELEMENT = {
+    "unstable": ("payload = self.i.payload",
+                 "payload = self.i.payload;"
+                 "m.d.comb += advance.eq(~self.o.valid | self.i.valid)", EITHER),
+    "waits": ("payload = self.i.payload",
+              "payload = self.i.payload; m.d.comb += advance.eq(self.o.ready)"),
+}
+"""Planted bugs in the products of a :class:`ProcessingElement`, which may change its stalls."""
 
 
 def last(spec, dut):
@@ -172,6 +210,32 @@ CASES = {
         StreamBuffer, {"shape": 2}, patience=2, reach=8,
         unstable=("full.eq(full | self.i.valid)", "self.o.payload.eq(self.i.payload)", PAYLOAD),
         waits=("self.i.valid | full)", "(self.i.valid | full) & self.o.ready)")),
+    "StreamFork": Case(
+        StreamFork, {"shape": 2, "count": 2}, patience=2, reach=8,
+        unstable=("had.eq(has & ~", "had.eq(has.any().replicate(self.count) & ~", VALID),
+        waits=("self.i.valid & ~had[number])", "self.i.valid & ~had[number] & output.ready)")),
+    "StreamQueue": Case(
+        StreamQueue, {"shape": 2, "depth": 4}, patience=3, reach=10,
+        unstable=("moves.eq(self.o.ready)", "moves.eq(some)", PAYLOAD),
+        waits=("self.o.valid.eq(fetched)]", "self.o.valid.eq(fetched & self.o.ready)]")),
+    "StreamQueue with register": Case(
+        StreamQueue, {"shape": 2, "depth": 4, "register": True}, patience=4, reach=10,
+        unstable=("moves.eq(~valid | self.o.ready)", "moves.eq(~valid | fetched)", PAYLOAD),
+        waits=("moves.eq(~valid | self.o.ready)", "moves.eq(self.o.ready)")),
+    "ResidualAdd": Case(
+        ResidualAdd, {"formats": (TWO_BITS, TWO_BITS), "shifts": (0, 1), "bias": 1, "shift": 1,
+                      "output": TWO_BITS, "depths": (0, 3)}, patience=5, reach=12,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)",
+                  "advance.eq(~self.o.valid | summed)", PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "ChannelGatherer": Case(
+        ChannelGatherer, {"format": TWO_BITS, "channels": 2}, patience=2, reach=8,
+        unstable=("with m.If(self.i.valid & self.i.ready):", "with m.If(self.i.valid):", EITHER),
+        waits=("self.i.valid & last)", "self.i.valid & last & self.o.ready)")),
+    "ChannelSerializer": Case(
+        ChannelSerializer, {"format": TWO_BITS, "source": 2, "pixels": 2}, patience=4, reach=10,
+        unstable=("last & (~self.o.valid | self.o.ready)", "last", PAYLOAD),
+        waits=("self.o.valid.eq(left != 0)", "self.o.valid.eq((left != 0) & self.o.ready)")),
     "RomStream": Case(
         RomStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8,
         unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
@@ -190,6 +254,17 @@ CASES = {
         unstable=("advance.eq(~self.o.valid | self.o.ready)",
                   "advance.eq(~self.o.valid | self.i.valid)", VALID),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "MultiplyPE": Case(
+        MultiplyPE, {"simd": 2, "activation": TWO_BITS, "weight": FixedFormat(3)}, patience=4,
+        reach=9, **ELEMENT),
+    "XnorPE": Case(
+        XnorPE, {"simd": 7, "activation": ActivationFormat(1)}, patience=3, reach=8, **ELEMENT),
+    "ShiftAddGraph": Case(
+        ShiftAddGraph, {"graph": shift_add(np.array([[3, -1], [5, 2]]), TWO_BITS)}, patience=4,
+        reach=9,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)",
+                  "advance.eq(~self.o.valid | valid.all())", PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "PEArray": Case(
         PEArray, {"lanes": 2, "simd": 1, "width": 4, "activation": TWO_BITS, "term": TERM},
         patience=3, reach=8, given=last,
@@ -203,6 +278,12 @@ CASES = {
         Requantizer, {"low": -8, "high": 7, "bias": [0, 1], "shift": [1, 0], "output": TWO_BITS},
         patience=4, reach=9,
         unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", VALID),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "ParallelRequantizer": Case(
+        ParallelRequantizer, {"ranges": [(-4, 3), (-2, 1)], "bias": [0, 1], "shift": [0, 1],
+                              "output": TWO_BITS}, patience=3, reach=8,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)",
+                  "advance.eq(~self.o.valid | valid.all())", PAYLOAD),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "Argmax": Case(
         Argmax, {"count": 3, "width": 2}, patience=1, reach=6,
@@ -239,6 +320,19 @@ CASES = {
                         "passes": 2, "register": True, "format": TWO_BITS}, patience=10, reach=16,
         unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.i.valid)", PAYLOAD),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "PixelWindow": Case(
+        PixelWindow, {"shape": (2, 2, 1), "kernel": (2, 2), "padding": (0, 1, 0, 0),
+                      "format": TWO_BITS}, patience=6, reach=14,
+        unstable=("step.eq(advance & (self.i.valid | ~real))", "step.eq(self.i.valid | ~real)",
+                  PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "HardwiredLayer": Case(
+        HardwiredLayer, CONVOLUTION | {"pixels": 2, "filters": 1}, patience=16, reach=22,
+        **HARDWIRED),
+    "HardwiredConvolution": Case(
+        HardwiredConvolution, CONVOLUTION, patience=12, reach=18, **HARDWIRED),
+    "HardwiredDense": Case(
+        HardwiredDense, DENSE, patience=10, reach=16, memory="array", **HARDWIRED),
     "DenseEngine": Case(
         DenseEngine, {"folded": dense()}, patience=20, reach=26,
         unstable=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",
@@ -346,7 +440,7 @@ def test_valid_does_not_wait_for_ready_twin(case, tmp_path):
 def test_no_component_is_forgotten():
     """Every component with an output stream has its proof."""
     proved = {case.component for case in CASES.values()}
-    abstract = {LayerEngine, _Pooling}
+    abstract = {LayerEngine, ProcessingElement, _Pooling}
     for module in pkgutil.iter_modules(flightrtl.gateware.__path__):
         members = vars(importlib.import_module(f"flightrtl.gateware.{module.name}")).values()
         for member in members:
