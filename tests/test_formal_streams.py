@@ -151,6 +151,16 @@ VALID = "valid fell before the transfer"
 PAYLOAD = "payload changed while stalled"
 EITHER = f"{VALID}|{PAYLOAD}"
 
+POOLING = {
+    "unstable": ("wiring.connect(m, rows.o, wiring.flipped(self.o))",
+                 "m.d.comb += [self.o.valid.eq(rows.o.valid & self.i.valid),"
+                 "self.o.payload.eq(rows.o.payload), rows.o.ready.eq(self.o.ready)]", VALID),
+    "waits": ("wiring.connect(m, rows.o, wiring.flipped(self.o))",
+              "m.d.comb += [self.o.valid.eq(rows.o.valid & self.o.ready),"
+              "self.o.payload.eq(rows.o.payload), rows.o.ready.eq(self.o.ready)]"),
+}
+"""Planted bugs in what poolings have around a :class:`WindowFold`, which has its own proofs."""
+
 HARDWIRED = {
     "unstable": ("wiring.connect(m, last, wiring.flipped(self.o))",
                  "m.d.comb += [self.o.valid.eq(last.valid & self.i.valid),"
@@ -296,20 +306,20 @@ CASES = {
         waits=("self.o.valid.eq(full & ends)", "self.o.valid.eq(full & ends & self.o.ready)")),
     "MaxPooling": Case(
         MaxPooling, POOL | {"kernel": (2, 2), "stride": (2, 2)}, patience=12, reach=20,
-        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", VALID),
-        memory="array",
-        waits=("self.o.valid.eq(full & ends)", "self.o.valid.eq(full & ends & self.o.ready)")),
+        memory="array", **POOLING),
     "MaxPooling, overlapping": Case(
         MaxPooling, POOL | {"kernel": (2, 2), "stride": (1, 1)}, patience=8, reach=18,
-        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", VALID),
-        memory="array",
-        waits=("self.o.valid.eq(full & ends)", "self.o.valid.eq(full & ends & self.o.ready)")),
+        memory="array", **POOLING),
+    "MaxPooling of two pixels at a time": Case(
+        MaxPooling, {"shape": (2, 2, 1), "format": TWO_BITS, "kernel": (2, 2), "stride": (2, 2),
+                     "pixels": 2}, patience=6, reach=12, memory="array",
+        unstable=("self.o.valid.eq(rows.o.valid)", "self.o.valid.eq(rows.o.valid & self.i.valid)",
+                  VALID),
+        waits=("self.o.valid.eq(rows.o.valid)", "self.o.valid.eq(rows.o.valid & self.o.ready)")),
     "SumPooling": Case(
         SumPooling, POOL | {"kernel": (1, 2), "stride": (1, 2), "bias": 1, "shift": 1,
-                            "output": TWO_BITS}, patience=6, reach=12,
-        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(self.i.ready):", VALID),
-        memory="array",
-        waits=("self.o.valid.eq(full & ends)", "self.o.valid.eq(full & ends & self.o.ready)")),
+                            "output": TWO_BITS}, patience=6, reach=12, memory="array",
+        **POOLING),
     "SlidingWindow": Case(
         SlidingWindow, {"shape": (3, 3, 1), "kernel": (2, 2), "simd": 1, "format": TWO_BITS},
         patience=12, reach=22,

@@ -96,6 +96,7 @@ class Ring(Elaboratable):
         (height, width, channels), rows = dut.shape, dut.ring.rows
         top, _, left, _ = dut.padding
         per_pixel, bits = channels // dut.chunk, exact_log2(rows)
+        columns = width * per_pixel
         lanes = dut.kernel[0] if dut.column else 1
         kernel_rows = 1 if dut.column else dut.kernel[0]
 
@@ -110,12 +111,11 @@ class Ring(Elaboratable):
 
         # The way in.
         take = dut.i.valid & dut.i.ready
-        part, place, image_row = nested(m, take, [dut.chunk, dut.columns, height],
-                                        wraps=True)
+        part, place, image_row = nested(m, take, [dut.chunk, columns, height], wraps=True)
         slot_in = inner("writer.slot", bits)
         written = inner("writer.word_done", 1)
         m.d.comb += [
-            Assert((part < dut.chunk) & (place < dut.columns) & (image_row < height), "way in"),
+            Assert((part < dut.chunk) & (place < columns) & (image_row < height), "way in"),
             Assert(inner("writer.column", exact_log2(dut.ring.pitch)) == place, "a wrong place"),
             Assert(written == (take & (part == dut.chunk - 1)), "a word at a wrong time"),
         ]
@@ -178,7 +178,7 @@ class Ring(Elaboratable):
             Assert(edge == (column * dut.stride[1] - left) * per_pixel, "a wrong edge"),
             Assert(found_column == pixel * per_pixel + word, "a wrong column"),
         ]
-        inside, real = inner("reader.inside", 1), inner("real", lanes)
+        inside, real = inner("reader.inside", 1), inner("reader.real", lanes)
         with m.If(go):
             m.d.comb += [
                 Assert(inside == ((pixel >= 0) & (pixel < width)), "padding left or right"),
@@ -261,10 +261,10 @@ def test_ring_reads_each_pixel_of_each_window_in_order(shape):
     (WindowReader, "slot.eq(slot + 1)", "slot.eq(slot + 2)", "a wrong slot"),
     (WindowReader, "Mux(image_ends, self._shape[0] - climbed,", "Mux(image_ends, 1 - climbed,",
      "a wrong"),
-    (WindowReader, "m.d.sync += [edge.eq(following), column.eq(following)]",
-     "m.d.sync += [edge.eq(following), column.eq(edge)]", "a wrong column"),
+    (WindowReader, "m.d.sync += [edge.eq(following), now.eq(following)]",
+     "m.d.sync += [edge.eq(following), now.eq(edge)]", "a wrong column"),
     (WindowReader, "at_end.eq(count == limit - 2)", "at_end.eq(count == limit - 3)", "a wrong end"),
-    (RowWriter, "self.column == self._columns - 1", "self.column == self._columns - 2",
+    (RowWriter, "self.column == columns - 1", "self.column == columns - 2",
      "a wrong place|a wrong slack"),
 ])
 def test_ring_twin(monkeypatch, kind, old, new, message, tmp_path):
@@ -282,7 +282,7 @@ def test_ring_overwrites_no_row_in_use_twin(tmp_path):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("~(beside.inside & beside.real[lane])", "~beside.inside"),
+    ("~(beside.inside[pixel] & beside.real[row])", "~beside.inside[pixel]"),
     ("moves.eq(advance)", "moves.eq(1)"),
 ])
 def test_emits_each_pixel_of_each_window_once_in_order_twin(old, new, tmp_path):
