@@ -178,7 +178,7 @@ class Ring(Elaboratable):
             Assert(edge == (column * dut.stride[1] - left) * per_pixel, "a wrong edge"),
             Assert(found_column == pixel * per_pixel + word, "a wrong column"),
         ]
-        inside, real = inner("reader.inside", 1), inner("reader.real", lanes)
+        inside, real = inner("reader.inside", 1), inner("real", lanes)
         with m.If(go):
             m.d.comb += [
                 Assert(inside == ((pixel >= 0) & (pixel < width)), "padding left or right"),
