@@ -2,7 +2,7 @@
 """Proofs that components lose, repeat and change nothing, and compute what they say.
 
 By induction (for ever, for all inputs, with any stalls): the stream buffer, the memory that
-streams out, the requantizer and the winner. Bounded: the poolings.
+streams out, the requantizer and the winner. Bounded: the queue and the poolings.
 """
 
 import pytest
@@ -10,7 +10,15 @@ from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.hdl import Assert, Assume
 
 from flightrtl.formats import ActivationFormat, signed_bits
-from flightrtl.gateware import Argmax, MaxPooling, Requantizer, StreamBuffer, SumPooling, pool
+from flightrtl.gateware import (
+    Argmax,
+    MaxPooling,
+    Requantizer,
+    StreamBuffer,
+    StreamQueue,
+    SumPooling,
+    pool,
+)
 from flightrtl.gateware.fold import WindowFold
 from flightrtl.gateware.weights import RomStream
 from tests.formal import (
@@ -73,6 +81,64 @@ def test_buffer_neither_loses_nor_repeats():
 def test_buffer_neither_loses_nor_repeats_twin(old, new, tmp_path):
     with pytest.raises(Failed, match="payload|more or less"):
         prove(BufferSpec(planted(StreamBuffer, old, new)(8)), mode="bmc", depth=7, folder=tmp_path)
+
+
+class QueueSpec(Elaboratable):
+    """A transfer, any one, comes out once, in order and in time, and all the room is used."""
+
+    def __init__(self, dut):
+        self.dut = dut
+        self.latency = 2 + dut.register
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dut = dut = self.dut
+        free_inputs(m, dut)
+        into, out = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
+        inside = Signal(range(dut.depth + 2))
+        ahead = Signal.like(inside)     # of these, before the watched one
+        watching = Signal()
+        value = Signal.like(dut.i.payload)
+        waited = Signal(range(self.latency + 1))
+        m.d.sync += [inside.eq(inside + into - out), waited.eq(0)]
+        with m.If(~dut.o.valid & (inside != 0)):
+            m.d.sync += waited.eq(waited + (waited != self.latency))
+        with m.If(watching & out):
+            m.d.sync += [ahead.eq(ahead - 1), watching.eq(ahead != 0)]
+        with m.Elif(~watching & into & AnySeq(1)):
+            m.d.sync += [watching.eq(1), value.eq(dut.i.payload), ahead.eq(inside - out)]
+        m.d.comb += [
+            Assert(~dut.o.valid | (inside != 0), "a transfer comes that nobody sent"),
+            Assert(inside <= dut.depth, "more transfers are held than there is room"),
+            Assert(dut.i.ready | (inside == dut.depth), "there is room, and none is taken"),
+            Assert(dut.o.valid | (inside == 0) | (waited < self.latency - 1),
+                   "a transfer comes late"),
+            Assert(~(watching & (ahead == 0) & dut.o.valid) | (dut.o.payload == value),
+                   "a transfer is lost, repeated or changed"),
+        ]
+        return m
+
+
+QUEUES = {"three words": {"depth": 4}, "two words": {"depth": 3},
+          "with register": {"depth": 5, "register": True}}
+
+
+@pytest.mark.parametrize("name", QUEUES if full() else ["three words", "with register"])
+def test_queue_neither_loses_nor_repeats(name):
+    """Bounded: full, empty again, and round the memory."""
+    prove(QueueSpec(StreamQueue(2, **QUEUES[name])), mode="bmc", depth=bound(9, 12))
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("full.eq(next_place == front)", "full.eq(0)"),
+    ("with m.Elif(fetch & ~put):", "with m.Elif(fetch):"),
+    ("fetch.eq(some & (~fetched | moves))", "fetch.eq(some & moves)"),
+    ("with m.If(address == self.words - 1):", "with m.If(address == self.words - 2):"),
+])
+def test_queue_neither_loses_nor_repeats_twin(old, new, tmp_path):
+    with pytest.raises(Failed, match="transfer|room"):
+        prove(QueueSpec(planted(StreamQueue, old, new)(2, depth=4)), mode="bmc", depth=9,
+              folder=tmp_path)
 
 
 class RomSpec(Elaboratable):
