@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -241,6 +242,36 @@ def _text(results: Sequence[dict[str, Any]]) -> str:
             + ", ".join(f"{number} {outcome}" for outcome, number in count.items()))
 
 
+def _require_record(mutations: Sequence[Mutation]) -> None:
+    """Raise :class:`UserError` unless the record has all of these faults as they are now."""
+    found: list[dict[str, Any]] = []
+    if RESULTS.exists():
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+    known = [{key: result[key] for key in vars(mutations[0])} for result in found]
+    stale = [mutation.id for mutation in mutations
+             if vars(mutation) | {"tests": list(mutation.tests)} not in known]
+    if stale:
+        raise UserError(f"{RESULTS.name} has no outcome of {', '.join(stale)} as {MUTATIONS.name} "
+                        "has it: name these faults too, or leave --only out")
+
+
+def _merged(again: dict[str, Any], mutations: Sequence[Mutation]) -> dict[str, Any]:
+    """The record, with the outcomes of some faults that were planted again.
+
+    It says which ones, and when.
+    """
+    record: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = {result["id"]: result for result in record["results"]} | {
+        result["id"]: result for result in again["results"]}
+    seconds = record["unmutated_seconds"] | again["unmutated_seconds"]
+    return record | {
+        "results": [results[mutation.id] for mutation in mutations],
+        "unmutated_seconds": {tests: seconds[tests] for tests in dict.fromkeys(
+            " ".join(mutation.tests) for mutation in mutations)},
+        "again": [*record.get("again", []), {
+            "command": again["command"], "date": again["date"], "tools": again["tools"]}]}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Faults of one line each, planted in the sources: whether the tests find them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks mutations",
@@ -250,12 +281,13 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
     mutations = load(MUTATIONS)
+    everything = mutations
     if options.only:
-        if options.save:
-            raise UserError("--save keeps the outcome of all faults: leave --only out")
         if unknown := set(options.only) - {mutation.id for mutation in mutations}:
             raise UserError(f"{MUTATIONS.name} has no fault {', '.join(sorted(unknown))}")
         mutations = [mutation for mutation in mutations if mutation.id in options.only]
+        if options.save:
+            _require_record([other for other in everything if other.id not in options.only])
     document = {
         "command": " ".join(["python -m benchmarks mutations", *arguments]),
         "date": date.today().isoformat(),
@@ -266,6 +298,8 @@ def main(arguments: Sequence[str]) -> int:
                    "if they do not end within a minute and ten times as long as without it",
         **_check(mutations, Progress(sys.stderr)),
     }
+    if options.only and options.save:
+        document = _merged(document, everything)
     publish(document, _text(document["results"]), RESULTS, options)
     missed = [result["id"] for result in document["results"]
               if result["outcome"] not in ("caught", "timeout")]

@@ -116,6 +116,26 @@ def test_a_list_with_mistakes_is_refused(tmp_path, text, message):
     (["--only", "nothing"], "has no fault nothing"),
     (["--only", "argmax-ties", "--save"], "leave --only out"),
 ])
-def test_bad_requests(arguments, message):
+def test_bad_requests(arguments, message, tmp_path, monkeypatch):
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    record["results"][0]["mutated"] = "something else"
+    (tmp_path / RESULTS.name).write_text(json.dumps(record), encoding="utf-8")
+    monkeypatch.setattr(mutations, "RESULTS", tmp_path / RESULTS.name)
     with pytest.raises(UserError, match=message):
         mutations.main(arguments)
+
+
+def test_some_outcomes_can_be_renewed(tmp_path, monkeypatch, capsys):
+    """The others stay, and the record says which are newer."""
+    record = tmp_path / RESULTS.name
+    record.write_bytes(RESULTS.read_bytes())
+    monkeypatch.setattr(mutations, "RESULTS", record)
+    assert mutations.main(["--only", "argmax-ties", "--save"]) == 0
+    before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, record))
+    assert after["again"][-1]["command"].endswith("--only argmax-ties --save")
+    assert [result["id"] for result in after["results"]] == [
+        result["id"] for result in before["results"]]
+    kept = [[result for result in each["results"] if result["id"] != "argmax-ties"]
+            for each in (before, after)]
+    assert kept[0] == kept[1]
+    capsys.readouterr()

@@ -6,7 +6,7 @@ import pytest
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Requantizer, StreamBuffer
-from tests.streams import run_streams
+from tests.streams import as_map, as_transfers, run_streams
 
 
 def test_twin_by_hand():
@@ -19,6 +19,18 @@ def test_twin_by_hand():
                          output=ActivationFormat(4, True))
     assert signed.compute([[-1], [-16], [-17], [15], [16]]).tolist() == [
         [-1], [-8], [-8], [7], [7]]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_clamps_from_the_first_value_beyond_the_range(signed, pixels):
+    output = ActivationFormat(3, signed)
+    requantizer = Requantizer(low=-32, high=31, bias=[0], shift=[0], output=output, pixels=pixels)
+    values = np.arange(-32, 32)
+    run = run_streams(requantizer, {"i": as_transfers(values.reshape(1, 1, -1, 1), pixels)},
+                      {"o": len(values) // pixels})
+    found = as_map(run["o"], (1, len(values), 1), pixels).ravel()
+    assert found.tolist() == np.clip(values, output.min, output.max).tolist()
 
 
 def test_latency_and_throughput():

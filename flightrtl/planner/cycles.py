@@ -84,10 +84,6 @@ class _Engine:
         self.summed = self.out = self.full = False
         self.busy = self.starved = 0
 
-    @property
-    def ready(self) -> bool:
-        return self.used != self.rows
-
     def tick(self, valid: bool, ready: bool) -> None:
         """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
         # What is combinational, from the output back.
