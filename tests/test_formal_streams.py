@@ -99,11 +99,11 @@ CONVOLUTION = {"layer": layer(Convolution, (2, 3, 1), (1, 1), stride=(1, 1),
 
 
 def dense():
-    return FoldedLayer(*DENSE.values(), Folding(2, 1))
+    return FoldedLayer(DENSE["layer"], DENSE["source"], Folding(2, 1))
 
 
 def convolution():
-    return FoldedLayer(*CONVOLUTION.values(), Folding(1, 2, True))
+    return FoldedLayer(CONVOLUTION["layer"], CONVOLUTION["source"], Folding(1, 2, True))
 
 
 def network():
