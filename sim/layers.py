@@ -163,9 +163,10 @@ def activity(network: Observed, counts: IntArray) -> Activity | None:
 
 
 def _values(network: Observed) -> list[int]:
-    """Values of one image that each of the ``places`` hands on."""
+    """Transfers of one image that each of the ``places`` hands on."""
     tensors = network.model.tensors
-    return [network.model.input.size, *(tensors[name].size for name in network.places[1:])]
+    return [network.model.input.size, *(tensors[name].size // network.pixels(name)
+                                        for name in network.places[1:])]
 
 
 def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity:
@@ -178,10 +179,12 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
     stage = network.network.stages[name]
     if not isinstance(stage, LayerEngine):
         return LayerActivity(name=name, type=kind, lanes=0, simd=0, work=None,
-                             needs=model.source(layer).size, **counted)
+                             needs=model.source(layer).size // network.pixels(layer.inputs[0]),
+                             **counted)
     folded = stage.folded
     lanes, simd = folded.folding.lanes, folded.folding.simd
-    work = folded.terms / (counted["busy"] * lanes * simd) if counted["busy"] else 0.0
+    lane_cycles = counted["busy"] * lanes * simd * folded.folding.pixels
+    work = folded.terms / lane_cycles if lane_cycles else 0.0
     return LayerActivity(name=name, type=kind, lanes=lanes, simd=simd, work=work,
                          needs=folded.cycles, **counted)
 

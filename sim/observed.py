@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from amaranth import Cat, Module, Value
+from amaranth import Cat, Module, Shape, Value
 from amaranth.lib import stream, wiring
+from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import Out
 from numpy.typing import NDArray
 
@@ -72,12 +73,35 @@ class Observed(wiring.Component):
         })
 
     def values(self, name: str, payloads: NDArray[Any]) -> IntArray:
-        """What a layer handed on as int64, from the payloads of its port, sign-extended or not."""
-        shape = self.network.stages[name].o.payload.shape()
-        values = np.asarray(payloads).astype(np.int64) & (1 << shape.width) - 1
+        """What a layer handed on as int64, from the payloads of its port, sign-extended or not.
+
+        In the order of the map: row, column, channel. Where a transfer has several pixels and
+        those of the last group are not complete, they are left out.
+        """
+        pixels = self.pixels(name)
+        shape: Any = self.network.stages[name].o.payload.shape()
+        if pixels == 1:
+            values = np.asarray(payloads).astype(np.int64) & (1 << shape.width) - 1
+        else:
+            shape = Shape.cast(shape.elem_shape)
+            mask, channels = (1 << shape.width) - 1, self.model.tensors[name].shape[2]
+            count = len(payloads) // channels * channels
+            # A payload is one word of 64 bits, or several, the lowest first.
+            whole = [sum((int(word) & (1 << 64) - 1) << 64 * n for n, word in enumerate(words))
+                     for words in np.asarray(payloads).reshape(len(payloads), -1)[:count]]
+            groups = np.array([[word >> n * shape.width & mask for n in range(pixels)]
+                               for word in whole], np.int64).reshape(-1, channels, pixels)
+            values = groups.swapaxes(1, 2).reshape(-1)
         if shape.signed:
             values -= (values >> (shape.width - 1)) << shape.width
         return values
+
+    def pixels(self, name: str) -> int:
+        """Pixels of a transfer out of a place."""
+        if name == INPUT:
+            return 1
+        shape = self.network.stages[name].o.payload.shape()
+        return shape.length if isinstance(shape, ArrayLayout) else 1
 
     @property
     def flags(self) -> Value:

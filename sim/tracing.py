@@ -208,7 +208,8 @@ def compare_layers(network: Observed, images: IntArray, streams: Mapping[str, In
     given = {name: network.values(name, streams[port]) for name, port in network.streams.items()}
     found = {name: LayerTrace(
         name, model.tensors[name].shape, expected=len(images) * model.tensors[name].size,
-        given=len(given[name]), offering=port in offering, first_image=first_image)
+        given=len(streams[port]) * network.pixels(name), offering=port in offering,
+        first_image=first_image)
         for name, port in network.streams.items()}
     for start in range(0, len(images), _BATCH):
         truth = golden.trace(model, images[start:start + _BATCH])

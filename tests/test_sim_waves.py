@@ -115,7 +115,7 @@ def test_logits_in_the_waveform(digits, form, tmp_path):
     assert found == golden.run(model, images)[0].tolist()
     assert edges == plan.latency_cycles + 1
     # Hierarchy and names are those of the source.
-    assert {"bench.top.conv1.array.i__ready", "bench.top.conv1.array.lane_0.clk",
+    assert {"bench.top.conv1.array.i__ready", "bench.top.conv1.array.clk",
             "bench.top.dense1.scheduler.carry"} <= names.keys()
     assert max(time for time, *_ in changes) == pytest.approx(edges * PERIOD * 1e15, rel=0.01)
 

@@ -11,6 +11,7 @@ import torch
 from flightrtl import boards, datasets, golden, modelfile, planner
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import BinaryFormat, FixedFormat, TermFormat
+from flightrtl.gateware import network as gateware_network
 from flightrtl.modelfile import ModelError
 from train import __main__ as train_command
 from train.convert import convert
@@ -249,10 +250,13 @@ def test_board_costs_are_the_planners(data):
         BoardCost(board, "watts")
 
 
-def test_what_the_gateware_cannot_build_is_refused(data):
-    with pytest.raises(ModelError, match="additions"):
-        BoardCost(boards.load("icebreaker"), "cycles").check(
-            folded(data, LayerSettings(method="lightnn1"), "resnet8"))
+def test_what_the_gateware_cannot_build_is_refused(data, monkeypatch):
+    cost = BoardCost(boards.load("icebreaker"), "cycles")
+    network = folded(data, LayerSettings(method="lightnn1"), "resnet8")
+    cost.check(network)     # additions can be built
+    monkeypatch.setattr(gateware_network, "unsupported", lambda model: ["layer 'x': no hardware"])
+    with pytest.raises(ModelError, match="no hardware"):
+        cost.check(network)
 
 
 # The search, with judges that need no training.
