@@ -10,6 +10,7 @@ import torch
 from flightrtl import datasets, golden, modelfile, models, samples
 from flightrtl.errors import BuildError, UserError
 from flightrtl.model import Convolution, WeightedLayer
+from tests.training import interrupt
 from train import __main__ as command
 from train import augment, export, journal, plot, verify
 from train.data import as_tensors
@@ -79,16 +80,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, capsys, monkeypatch, recip
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     options = ("--recipe", recipe_file, "--epochs", 5, "--seed", 3)
     run(capsys, *options, "--output", whole)
-    original = Trainer.run_epoch
-
-    def interrupted(self, *arguments):
-        if self.epoch == stop:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            command.main([*map(str, options), "--output", str(parts)])
+    interrupt([*map(str, options), "--output", str(parts)], stop, monkeypatch)
     told = capsys.readouterr().err
     assert f"{stop} of 5 epochs are kept in {parts.with_suffix('.checkpoint')}" in told
     assert "--resume" in told

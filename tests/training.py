@@ -9,11 +9,8 @@ from train import __main__ as command
 from train.trainer import Trainer
 
 
-def interrupt_and_resume(options, parts, stop, monkeypatch):
-    """Run a training command, stop it after some epochs, resume it; the model that it gives.
-
-    ``options`` end in ``--output``, ``parts`` is the model file, ``stop`` the number of epochs.
-    """
+def interrupt(arguments, stop, monkeypatch):
+    """Run a training command and stop it, as Ctrl-C does, after some epochs."""
     original = Trainer.run_epoch
 
     def interrupted(self, *arguments):
@@ -23,7 +20,15 @@ def interrupt_and_resume(options, parts, stop, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            command.main([*options, str(parts)])
+            command.main(arguments)
+
+
+def interrupt_and_resume(options, parts, stop, monkeypatch):
+    """Run a training command, stop it after some epochs, resume it; the model that it gives.
+
+    ``options`` end in ``--output``, ``parts`` is the model file, ``stop`` the number of epochs.
+    """
+    interrupt([*options, str(parts)], stop, monkeypatch)
     assert command.main([*options, str(parts), "--resume"]) == 0
     return modelfile.load(parts)
 

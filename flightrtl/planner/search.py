@@ -57,8 +57,7 @@ class _Design:
 
     @property
     def foldings(self) -> dict[str, Folding]:
-        return {name: option.folded.folding for name, option in self.options.items()
-                if option.folded}
+        return _foldings(self.options)
 
     @property
     def slowest(self) -> Option:
@@ -168,16 +167,13 @@ class _Search:
         if not model.chain:     # those of a narrow network, until it is known which are needed
             narrow = {name: min(by[1], key=lambda each: each.cost.lut4)
                       for name, by in options.items()}
-            foldings = {name: option.folded.folding for name, option in narrow.items()
-                        if option.folded}
-            self.queues = Network(model, foldings, memory_register=board.memory_register).queues
+            self.queues = Network(model, _foldings(narrow),
+                                  memory_register=board.memory_register).queues
 
     def complete(self, chosen: Mapping[str, Option], queues: Depths | None = None) -> _Design:
         """With the layers without weights, and engines that take what is sent to them."""
         model, family = self.model, self.board.family
-        foldings = {name: option.folded.folding for name, option in chosen.items()
-                    if option.folded}
-        pixels = stream_pixels(model, foldings)
+        pixels = stream_pixels(model, _foldings(chosen))
         options: dict[str, Option] = {}
         for layer in model.layers:
             source = model.source(layer)
@@ -347,6 +343,11 @@ class _Search:
             f"layer alone takes {least[worst].cost.lut4} cells",
             layer=worst, knob="a lower --target-rate (none gives the highest that fits), a higher "
                               "--frequency, or a larger device (--board)")
+
+
+def _foldings(options: Mapping[str, Option]) -> dict[str, Folding]:
+    """The foldings of those that have one."""
+    return {name: option.folded.folding for name, option in options.items() if option.folded}
 
 
 def _some(limits: list[int]) -> list[int]:
