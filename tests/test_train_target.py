@@ -11,13 +11,14 @@ from flightrtl import datasets, modelfile
 from flightrtl.errors import UserError
 from flightrtl.model import WeightedLayer
 from train import __main__ as command
+from train.calibration import harm, settle_terms
 from train.convert import convert
 from train.data import as_tensors
 from train.export import compare, export
 from train.methods import LayerSettings
 from train.networks import NETWORKS
 from train.recipe import Recipe
-from train.target import TermTarget, mean_k, trim
+from train.target import TermTarget, mean_k
 from train.trainer import Trainer
 
 QUICK = {"dataset": "digits", "network": "digits", "batch_size": 64, "epochs": 6,
@@ -50,7 +51,7 @@ def test_the_target_is_met(data, target, max_terms, ema):
     trainer = trained(data, target_k=target, max_terms=max_terms, ema=ema)
     counts = [k for layer in exported(trainer, data).layers if isinstance(layer, WeightedLayer)
               for k in layer.k]
-    assert target - 0.15 < np.mean(counts) <= target
+    assert sum(counts) == int(target * len(counts))
     assert min(counts) >= 1
     assert trainer.epochs[-1]["top1"] > 0.7
     # What the log says is what is exported, also of averaged weights.
@@ -69,26 +70,58 @@ def frozen_network(prune):
     return network, samples.float()
 
 
-@torch.no_grad()
-def test_trim():
-    for prune in (False, True):
-        network, samples = frozen_network(prune)
+def mean(network, samples):
+    with torch.no_grad():
         network(samples)
-        start = mean_k(network.weighted)
-        assert start > 2.5
-        before = [layer.quantizer.frozen_on.clone() for layer in network.weighted]
-        taken = trim(network.weighted, 2.0)
-        network(samples)
-        assert mean_k(network.weighted) == (18 * start - taken) / 18 == 2.0
-        for layer, old in zip(network.weighted, before, strict=True):
-            new = layer.quantizer.frozen_on
-            assert not (new & ~old).any()
-            assert new[0].all()             # last terms go first
-        assert trim(network.weighted, 2.0) == 0
-        trim(network.weighted, 0.5)
-        network(samples)
-        # The last term of a filter goes only where filters may vanish.
-        assert mean_k(network.weighted) == (0.5 if prune else 1.0)
+    return mean_k(network.weighted)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_terms_are_settled(prune):
+    """As many terms go or come as the target asks for, those that matter least or most."""
+    network, samples = frozen_network(prune)
+    start = mean(network, samples)
+    assert start > 2.5
+    before = {layer.name: layer.quantizer.frozen_on.sum(dim=0) for layer in network.weighted}
+    found = harm(network, samples)
+    change = settle_terms(network, samples, 2.0)
+    assert mean(network, samples) == (18 * start + change) / 18 == 2.0
+    losses = {True: [], False: []}
+    for layer in network.weighted:
+        on = layer.quantizer.frozen_on
+        assert not (on[1:] & ~on[:-1]).any()            # last terms go first
+        for i, k in enumerate(on.sum(dim=0).tolist()):
+            assert k <= before[layer.name][i]
+            if k < before[layer.name][i]:
+                losses[True].append(float(found[layer.name][k, i] - found[layer.name][k + 1, i]))
+            if k > (0 if prune else 1):
+                losses[False].append(float(found[layer.name][k - 1, i] - found[layer.name][k, i]))
+    assert max(losses[True]) <= min(losses[False])
+    assert settle_terms(network, samples, 2.0) == 0
+    assert settle_terms(network, samples, 2.5) == 9
+    assert mean(network, samples) == 2.5
+    settle_terms(network, samples, 0.5)
+    # The last term of a filter goes only where filters may vanish.
+    assert mean(network, samples) == (0.5 if prune else 1.0)
+    settle_terms(network, samples, 3.0)
+    counts = torch.cat([layer.quantizer.frozen_on.sum(dim=0) for layer in network.weighted])
+    assert int((counts == 0).sum()) >= (9 if prune else 0)      # gone for good
+
+
+def test_a_network_with_other_methods_is_settled():
+    """Layers that cannot choose are left as they are, and the gradient passes through them."""
+    torch.manual_seed(0)
+    image = datasets.DATASETS["digits"].input
+    network = convert(NETWORKS["digits"].make(image, 10), image, LayerSettings(), layers={
+        "dense1": LayerSettings(method="bnn")})
+    samples = torch.randint(0, 17, (50, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    network.eval().fold(samples.float())
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    found = harm(network, samples)
+    assert list(found) == ["conv1"]
+    assert (found["conv1"][0] > 0).any()
+    assert not network.training
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
 def test_steering():

@@ -4,6 +4,7 @@ and biases that make up for the error of the rest. Only images are looked at, ne
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
 
@@ -14,8 +15,9 @@ from torch.nn import functional
 from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .network import Network
 from .quantizers.flightnn import TermQuantizer
+from .quantizers.terms import Decomposition, decompose
 
-__all__ = ["choose_terms", "correct_biases", "harm"]
+__all__ = ["choose_terms", "correct_biases", "harm", "settle_terms"]
 
 _BATCH = 100
 
@@ -30,11 +32,17 @@ def _pooled(layer: nn.Module, inputs: list[Tensor]) -> Tensor:
     return result
 
 
-def _residuals(layer: QuantizedLayer, quantizer: TermQuantizer) -> list[Tensor]:
-    """What is left of the weights after 1, 2, .. K terms."""
-    parts = quantizer.decompose(layer.weight, layer.scale())
-    taken = parts.terms.cumsum(dim=0)
-    return [layer.weight.detach() - each for each in taken]
+def _chosen(network: Network) -> list[tuple[QuantizedLayer, TermQuantizer]]:
+    """The layers that can choose their terms."""
+    return [(layer, layer.quantizer) for layer in network.weighted
+            if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn]
+
+
+@torch.no_grad()
+def _whole(layer: QuantizedLayer, quantizer: TermQuantizer) -> Decomposition:
+    """A layer's weights with all terms that the format allows, whatever is switched off."""
+    return decompose(layer.weight, torch.zeros_like(quantizer.thresholds), layer.scale(),
+                     quantizer.terms, torch.ones_like(quantizer.frozen_on))
 
 
 def harm(network: Network, images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
@@ -57,25 +65,31 @@ def harm(network: Network, images: Tensor, *, seed: int = 0) -> dict[str, Tensor
 
     Returns
     -------
-    dict of Tensor, (K, filters)
-        By the name of each layer that can choose its terms: the harm with 1, 2, .. K terms.
+    dict of Tensor, (K + 1, filters)
+        By the name of each layer that can choose its terms: the harm with 0, 1, .. K terms.
     """
-    chosen = [(layer, layer.quantizer) for layer in network.weighted
-              if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn]
-    residuals = {layer.name: _residuals(layer, quantizer) for layer, quantizer in chosen}
-    total = {layer.name: torch.zeros(quantizer.max_terms, len(layer.weight), dtype=torch.float64,
-                                     device=layer.weight.device) for layer, quantizer in chosen}
+    network = copy.deepcopy(network).train()        # binary layers have gradients in training only
+    chosen = _chosen(network)
+    residuals = {}
+    for layer, quantizer in chosen:
+        terms = _whole(layer, quantizer).terms
+        taken = torch.cat([torch.zeros_like(terms[:1]), terms.cumsum(dim=0)])
+        residuals[layer.name] = layer.weight.detach() - taken
+    total = {name: torch.zeros(rest.shape[:2], dtype=torch.float64, device=rest.device)
+             for name, rest in residuals.items()}
     generator = torch.Generator(images.device).manual_seed(seed)
     for batch in images.split(_BATCH):
         seen: dict[str, tuple[QuantizedLayer, Tensor, Tensor]] = {}
 
         def compute(name: str, layer: nn.Module, inputs: list[Tensor],
                     seen: dict[str, tuple[QuantizedLayer, Tensor, Tensor]] = seen) -> Tensor:
-            if not isinstance(layer, QuantizedLayer):
-                return _pooled(layer, inputs)
+            if name not in residuals:
+                passed: Tensor = layer(*inputs)
+                return passed
+            assert isinstance(layer, QuantizedLayer)
             result = layer.convolve(inputs[0], layer.weight, layer.bias)
             seen[name] = layer, inputs[0].detach(), result
-            return layer.activate(result)
+            return layer.requantize(result)
         logits = network.run(batch.float(), compute)
         labels = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
         loss = functional.cross_entropy(logits, labels, reduction="sum")
@@ -92,11 +106,63 @@ def harm(network: Network, images: Tensor, *, seed: int = 0) -> dict[str, Tensor
 
 
 @torch.no_grad()
+def settle_terms(network: Network, images: Tensor, target_k: float) -> int:
+    """Bring the mean number of terms to a target: to it exactly, where that does no harm.
+
+    A term costs the same in every filter (the target is a mean over filters). So while there are
+    too many, the one goes that increases :func:`harm` least; while there are too few, the one
+    comes that reduces it most, until none reduces it. A filter keeps its last term, unless
+    filters may vanish (``prune``), and one that has vanished stays so.
+
+    Parameters
+    ----------
+    network : Network
+        Folded, and its layers frozen: ``frozen_on`` of their quantizers is changed.
+    images : Tensor
+        Integer images (N, C, H, W).
+    target_k : float
+        Greatest mean number of terms of the filters that can choose.
+
+    Returns
+    -------
+    int
+        By how many terms there are more now, negative if fewer.
+    """
+    with torch.enable_grad():
+        found = {name: each.tolist() for name, each in harm(network, images).items()}
+    layers = {layer.name: (layer, quantizer) for layer, quantizer in _chosen(network)}
+    counts = {name: quantizer.frozen_on.sum(dim=0).tolist()
+              for name, (_, quantizer) in layers.items()}
+    most = {name: _whole(*pair).on.sum(dim=0).tolist() for name, pair in layers.items()}
+    start = used = sum(map(sum, counts.values()))
+    budget = math.floor(target_k * sum(map(len, counts.values())) + 1e-9)
+    step = 1 if used < budget else -1
+    queue: list[tuple[float, str, int]] = []
+
+    def offer(name: str, i: int) -> None:
+        k = counts[name][i]
+        least = 0 if layers[name][1].first_trained == 0 else 1
+        if (step > 0 and 1 <= k < most[name][i]) or (step < 0 and k > least):
+            heapq.heappush(queue, (found[name][k + step][i] - found[name][k][i], name, i))
+    for name, each in counts.items():
+        for i in range(len(each)):
+            offer(name, i)
+    while queue and used != budget:
+        change, name, i = heapq.heappop(queue)
+        if step > 0 and change >= 0:
+            break
+        counts[name][i] += step
+        used += step
+        offer(name, i)
+    for name, (_, quantizer) in layers.items():
+        k = torch.tensor(counts[name], device=quantizer.frozen_on.device)
+        quantizer.frozen_on.copy_(torch.arange(quantizer.max_terms, device=k.device)[:, None] < k)
+    return used - start
+
+
+@torch.no_grad()
 def choose_terms(network: Network, images: Tensor, target_k: float) -> None:
     """Let every filter have one term, and give further ones to those that gain most by them.
-
-    A term costs the same in every filter (the target is a mean over filters), so the greatest
-    reduction of :func:`harm` comes first, until the mean is reached or no term reduces it.
 
     Parameters
     ----------
@@ -114,36 +180,10 @@ def choose_terms(network: Network, images: Tensor, target_k: float) -> None:
     """
     if not target_k >= 1:
         raise ValueError(f"target_k must be 1 or more, not {target_k}: every filter keeps a term")
-    with torch.enable_grad():
-        found = harm(network, images)
-    switches: dict[str, Tensor] = {}
-    queue: list[tuple[float, str, int, int]] = []
-    layers = {layer.name: layer for layer in network.weighted if layer.name in found}
-
-    def offer(name: str, i: int, j: int) -> None:
-        if j < len(switches[name]) and bool(possible[name][j, i]):
-            gain = float(found[name][j - 1, i] - found[name][j, i])
-            if gain > 0:
-                heapq.heappush(queue, (-gain, name, i, j))
-    possible: dict[str, Tensor] = {}
-    used = filters = 0
-    for name, layer in layers.items():
+    for layer, quantizer in _chosen(network):
         layer.freeze()
-        assert isinstance(layer.quantizer, TermQuantizer)
-        switches[name] = layer.quantizer.frozen_on
-        possible[name] = switches[name].clone()
-        switches[name][1:] = False
-        used += int(switches[name].sum())
-        filters += len(layer.weight)
-    for name, layer in layers.items():
-        for i in range(len(layer.weight)):
-            offer(name, i, 1)
-    budget = math.floor(target_k * filters + 1e-9)
-    while queue and used < budget:
-        _, name, i, j = heapq.heappop(queue)
-        switches[name][j, i] = True
-        used += 1
-        offer(name, i, j + 1)
+        quantizer.frozen_on[1:] = False
+    settle_terms(network, images, target_k)
 
 
 @torch.no_grad()

@@ -10,21 +10,17 @@ import torch
 from .layers import QuantizedLayer
 from .quantizers.flightnn import TermQuantizer
 
-__all__ = ["TermTarget", "mean_k", "trim"]
+__all__ = ["TermTarget", "mean_k"]
 
 _GAIN = 0.5
 _LIMIT = math.log(1e4)
 
 
-def _quantizers(layers: Sequence[QuantizedLayer]) -> list[tuple[QuantizedLayer, TermQuantizer]]:
-    return [(layer, layer.quantizer) for layer in layers
-            if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn]
-
-
 def mean_k(layers: Sequence[QuantizedLayer]) -> float:
     """Terms for each filter of the layers that learn them, in their last forward pass."""
-    counts = [quantizer.parts.k for _, quantizer in _quantizers(layers)
-              if quantizer.parts is not None]
+    counts = [layer.quantizer.parts.k for layer in layers
+              if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn
+              and layer.quantizer.parts is not None]
     return float(torch.cat(counts).double().mean()) if counts else 0.0
 
 
@@ -61,40 +57,3 @@ class TermTarget:
         planned = self.start + (self.target - self.start) * share
         exponent = math.log(self.factor) + _GAIN * (mean - planned)
         self.factor = math.exp(max(-_LIMIT, min(_LIMIT, exponent)))
-
-
-@torch.no_grad()
-def trim(layers: Sequence[QuantizedLayer], target: float) -> int:
-    """Take last terms away until the mean number of terms is no more than ``target``.
-
-    Those go first whose residual is least relative to the filter's norm. To be called when the
-    layers have been frozen.
-
-    Returns
-    -------
-    int
-        Terms taken away.
-    """
-    found = _quantizers(layers)
-    filters = sum(len(quantizer.frozen_on[0]) for _, quantizer in found)
-    taken = 0
-    while True:
-        total = sum(int(quantizer.frozen_on.sum()) for _, quantizer in found)
-        if total <= target * filters:
-            return taken
-        candidates: list[tuple[float, torch.Tensor, int, int]] = []
-        for layer, quantizer in found:
-            parts = quantizer.decompose(layer.weight, layer.scale())
-            norm = parts.norms[0].clamp_min(1e-12)
-            for i, k in enumerate(quantizer.frozen_on.sum(dim=0).tolist()):
-                on = quantizer.frozen_on[:, i].nonzero().flatten().tolist()
-                if k > (0 if quantizer.first_trained == 0 else 1):
-                    candidates.append((float(parts.norms[on[-1], i] / norm[i]),
-                                       quantizer.frozen_on, on[-1], i))
-        candidates.sort(key=lambda each: each[0])
-        surplus = math.ceil(total - target * filters)
-        if not candidates:
-            return taken
-        for _, switches, j, i in candidates[:surplus]:
-            switches[j, i] = False
-            taken += 1

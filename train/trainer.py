@@ -23,6 +23,7 @@ from flightrtl.errors import BuildError, UserError
 from . import augment, checkpoint, floatfile, journal, schedule
 from .average import Average
 from .binary_layers import BinaryPart
+from .calibration import settle_terms
 from .convert import convert
 from .data import Data, batches
 from .distributed import Group
@@ -30,14 +31,17 @@ from .distribution import distribution_loss
 from .network import Network
 from .networks import NETWORKS
 from .recipe import Recipe
-from .target import TermTarget, mean_k, trim
+from .target import TermTarget, mean_k
 
 __all__ = ["Trainer"]
 
 _CALIBRATION_IMAGES = 2000
+_SETTLING_IMAGES = 1000
 _EVALUATION_BATCH = 500
 _QUANTIZED_WARM_UP = 0.03
 _STEER_EVERY = 10
+_SURPLUS = 0.1
+"""Mean terms above the target while steering: settle_terms can then tell which ones matter."""
 
 Report = Callable[[str], None]
 
@@ -106,8 +110,8 @@ class Trainer:
                             "training images; use a smaller one")
         self.parallel = self.group.wrap(self.network)
         self.teacher: Network | None = None
-        self.target = (TermTarget(recipe.target_k, 0.9 * self._freeze_from) if recipe.target_k
-                       else None)
+        self.target = (TermTarget(min(recipe.target_k + _SURPLUS, recipe.max_terms),
+                                  0.9 * self._freeze_from) if recipe.target_k else None)
         self.optimizer = self._optimizer()
         self.average = Average(self.network, recipe.ema) if recipe.ema else None
 
@@ -207,12 +211,15 @@ class Trainer:
             self.average = Average(self.network, self.recipe.ema)
 
     def _freeze(self) -> None:
-        """Let every filter keep its number of terms; with a target, no more than that."""
-        layers = [layer for layer in self.network.weighted if layer.quantizer is not None]
-        for layer in layers:
+        """Let every filter keep its number of terms; with a target, they are what it says."""
+        quantizers = [layer.quantizer for layer in self.network.weighted]
+        if all(bool(getattr(each, "frozen", True)) for each in quantizers):
+            return
+        for layer in self.network.weighted:
             layer.freeze()
-        if self.target is not None:
-            trim(layers, self.target.target)
+        if self.recipe.target_k:
+            settle_terms(self.network, torch.cat([self._input(batch) for batch in batches(
+                self.data.images, _EVALUATION_BATCH, _SETTLING_IMAGES)]), self.recipe.target_k)
 
     def _input(self, images: Tensor) -> Tensor:
         return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
