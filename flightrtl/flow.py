@@ -158,7 +158,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
     chosen = job.plan(progress)
     progress.step("elaborating")
     build_plan = prepare(Top(job.model, chosen, job.board), job.board, platform,
-                         dsp=any(folding.dsp for folding in chosen.foldings.values()))
+                         dsp=any(layer.cost.dsp for layer in chosen.layers))
     progress.done()
     seed = job.board.seed
     seeds = range(seed, seed + (request.seeds or 1))

@@ -139,7 +139,8 @@ def test_a_chain_has_no_queues():
         strict=True)]
     chain = Model("chain", model.input, tuple(layers))
     assert Network(chain, foldings).queues == endless(chain, foldings) == {}
-    assert shortest(chain, foldings)[0] == {}
+    timing = measure(chain, foldings)
+    assert shortest(chain, foldings, timing) == ({}, timing)
 
 
 def test_queues_that_cost_no_cycle():
@@ -149,7 +150,7 @@ def test_queues_that_cost_no_cycle():
     best = measure(model, foldings, queues=endless(model, foldings))
     least, _ = least_of(Network(model, foldings))
     assert measure(model, foldings, queues=least).interval > best.interval
-    queues, timing = shortest(model, foldings)
+    queues, timing = shortest(model, foldings, best)
     assert timing.interval == best.interval
     assert least["add"][1] <= queues["add"][1] < endless(model, foldings)["add"][1]
     # What the endless queue ever held is enough, to the cycle.

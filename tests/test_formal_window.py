@@ -132,8 +132,10 @@ class Ring(Elaboratable):
                      oldest_row.eq((oldest_row + released) % height)]
         # Complete rows from the oldest one on. Rows between windows are released before they are
         # complete, and the number is negative until they are.
-        counted, used = inner("used", range(rows + 1)), Signal(wide)
-        m.d.comb += used.eq(Mux(counted > rows, counted - 2 * rows, counted))
+        # What was released a cycle ago is still counted.
+        counted, used, late = inner("used", range(rows + 1)), Signal(wide), Signal(wide)
+        m.d.comb += [late.eq(Mux(counted > rows, counted - 2 * rows, counted)),
+                     used.eq(late - inner("released", range(rows + 1)))]
         steps = [(step.rows, max(n * dut.stride[0] - top, 0), n * dut.stride[0] - top)
                  for n, step in enumerate(dut.steps)]
         needed, base_row, first = (Signal(wide, name=name) for name in
@@ -165,7 +167,7 @@ class Ring(Elaboratable):
             Assert(image_row == (oldest_row + used + rows * height) % height,
                    "a wrong row comes in"),
             # The bounds.
-            Assert((used > -rows) & (used <= rows), "more rows than the ring has"),
+            Assert((used > -rows) & (late <= rows), "more rows than the ring has"),
             Assert(slot_in == modulo(oldest + used), "rows are not side by side"),
             Assert(~written | (used < rows), "a row in use is overwritten"),
         ]

@@ -4,12 +4,18 @@
 import numpy as np
 import pytest
 
-from flightrtl import golden, modelfile
+from flightrtl import boards, golden, modelfile
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Hardwired, HardwiredLayer, Network
 from flightrtl.model import Model, TensorType
+from flightrtl.planner import plan
 from flightrtl.planner.cycles import measure
-from flightrtl.planner.hardwired import HardwiredCycles, hardwired_cost, loose_registers
+from flightrtl.planner.hardwired import (
+    HardwiredCycles,
+    hardwired_cost,
+    hardwired_cycles,
+    loose_registers,
+)
 from tests.models import random_images, random_layer, random_map
 from tests.streams import run_streams
 from tests.synthesis import cells
@@ -91,6 +97,35 @@ def test_cost(family, tmp_path):
     assert estimate.lut4 - loose == pytest.approx(lut4, rel=0.1)
     assert estimate.ff == pytest.approx(flip_flops, rel=0.1)
     assert estimate.bram == found["SB_RAM40_4K"] + found["DP16KD"]
+
+
+def test_planner_chooses_it():
+    """Where a pixel per cycle is wanted; and its plan is what the hardware does."""
+    model = modelfile.load("digits")
+    slow = plan(model, boards.load("ecp5"), target_rate=70_000)
+    fast = plan(model, boards.load("ecp5"), target_rate=300_000)
+    assert [layer.dataflow for layer in slow.layers] == ["folded", "streamed", "folded"]
+    assert [layer.dataflow for layer in fast.layers] == ["hard-wired", "streamed", "folded"]
+    first = fast.layers[0]
+    assert (first.folding, first.lanes, first.simd) == (Hardwired(pixels=1), 1, 1)
+    assert first.terms == slow.layers[0].terms
+    assert first.cycles == 288
+    assert first.utilization == 36 / 288
+    assert fast.cost.lut4 < 1.3 * slow.cost.lut4
+    run = simulate(model, fast.foldings, random_images(np.random.default_rng(0), model, 4))
+    ends = run.cycles["o"][model.output.size - 1::model.output.size]
+    assert ends[-1] - ends[-2] == fast.cycles_per_inference == 288
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 7, 14])
+def test_cycles_of_a_layer(pixels):
+    """Where rows leave slower than they come in, it is neither the raster nor the transfers."""
+    model = modelfile.load("mnist")
+    layer = HardwiredLayer(model.layers[0], model.input, channels=1, filters=1, pixels=pixels)
+    found = hardwired_cycles(layer)
+    transfers = 14 * 14 * 8 // pixels
+    assert found >= max(transfers, layer.window.cycles)
+    assert (found == layer.window.cycles) == (pixels >= 7)
 
 
 def test_input_is_ready_whatever_the_output():

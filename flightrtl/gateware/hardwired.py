@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
-from ..formats import IntArray, _integer
+from ..formats import ActivationFormat, IntArray, _integer
 from ..model import Convolution, Dense, TensorType
 from ..shiftadd import AdderGraph, shift_add
 from .buffer import StreamBuffer
@@ -45,6 +47,13 @@ class Hardwired:
     def __post_init__(self) -> None:
         _integer(self.pixels, "pixels", 1, 1 << 12)
         _integer(self.stage, "stage", 1, 1 << 16)
+
+
+@lru_cache(maxsize=32)
+def _graph(weights: bytes, dtype: str, shape: tuple[int, int],
+           format: ActivationFormat) -> AdderGraph:
+    """That of a layer's weights: a planner asks for it several times, and it takes seconds."""
+    return shift_add(np.frombuffer(weights, dtype).reshape(shape), format)
 
 
 class HardwiredLayer(wiring.Component):
@@ -111,7 +120,7 @@ class HardwiredLayer(wiring.Component):
                              f"{layer.filters} filters, and pixels={pixels} the {width} columns of "
                              "its result")
         weights = layer.weights.reshape(layer.filters, -1)
-        graph = graph or shift_add(weights, source.format)
+        graph = graph or _graph(weights.tobytes(), weights.dtype.str, weights.shape, source.format)
         if (graph.format != source.format or graph.weights.shape != weights.shape
                 or (graph.weights != weights).any()):
             raise ValueError(f"layer {layer.name!r}: the graph computes other weights or takes "

@@ -348,7 +348,9 @@ class WindowReader(wiring.Component):
                 m.d.comb += [signal.eq(value) for signal, value
                              in zip((release, less, real), usual, strict=True)]
         m.d.comb += self.released.eq(Mux(row_ends, release, 0))
-        m.d.sync += slack.eq(slack + self.row_written - Mux(row_ends, less, 0))
+        # Both sums before the late `row_ends` chooses one.
+        m.d.sync += slack.eq(Mux(row_ends, slack + self.row_written - less,
+                                 slack + self.row_written))
 
         self._walk_columns(m, go, run_wraps, window_ends, row_ends)
 

@@ -169,7 +169,11 @@ class SlidingWindow(wiring.Component):
 
         # Rows that are complete and not yet released.
         used = Signal(range(self.ring.rows + 1))
-        m.d.sync += used.eq(used + writer.row_done - reader.released)
+        # A cycle later than the reader says: what stops the reader comes from the far end of the
+        # engine, and the writer may lie beside the layer before.
+        released = Signal.like(reader.released)
+        m.d.sync += [released.eq(reader.released),
+                     used.eq(used + writer.row_done - released)]
         m.d.comb += [
             writer.full.eq(used == self.ring.rows),
             reader.row_written.eq(writer.row_done),

@@ -76,6 +76,7 @@ class _Engine:
         # Writer and reader.
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
+        self.released = 0
         self.register = window.register
         self.staged = self.staged_last = self.held = self.held_last = False
         self.offered = self.offered_last = False
@@ -125,6 +126,7 @@ class _Engine:
             self.valids = (self.valids << 1 & self.mask) | self.offered
             self.lasts = (self.lasts << 1 & self.mask) | self.offered_last
         # Window.
+        released, self.released = self.released, 0
         written = False
         if valid and self.used != self.rows:
             self.filled += 1
@@ -144,9 +146,8 @@ class _Engine:
                 self.staged_last = self.word == self.words
                 if self.staged_last:
                     self._next_pass()
-        if written:
-            self.used += 1
-            self.slack += 1
+        self.used += written - released
+        self.slack += written
 
     def _next_pass(self) -> None:
         self.word = 0
@@ -155,7 +156,7 @@ class _Engine:
             self.window = 0
             step = self.steps[self.row]
             self.row = (self.row + 1) % len(self.steps)
-            self.used -= step.release
+            self.released = step.release
             self.slack -= step.release + self.steps[self.row].rows - step.rows
 
 
@@ -268,9 +269,11 @@ class _Graph:
             **self.engines, **self.hardwired}
         self.simple: list[tuple[_Engine | HardwiredCycles | _Pool, int, int]] = [
             *self.engines.values(), *self.hardwired.values(), *self.pools]
+        self.joins = list(self.adds.values())
+        self.rings = [(engine, source) for engine, source, _ in self.engines.values()]
         self.outs: list[tuple[_Engine | HardwiredCycles | _Pool | AddModel, int]] = [
             *((stage, output) for stage, _, output in self.simple),
-            *((add, output) for add, _, _, output in self.adds.values())]
+            *((add, output) for add, _, _, output in self.joins)]
 
     def _offer(self, network: Network, edge: str) -> None:
         """A new stream, and those behind its fork."""
@@ -293,20 +296,20 @@ class _Graph:
             offered = valid[source]
             for output, had in zip(outputs, fork.had, strict=True):
                 valid[output] = offered and not had
-        for engine, source, _ in self.engines.values():
+        for engine, source in self.rings:
             ready[source] = engine.used != engine.rows
         for node, source, *rest in self.through:
-            if isinstance(node, ForkModel):
-                ready[source] = node.accepts([ready[output] for output in rest[0]])
-            elif isinstance(node, AddModel):
+            if len(rest) == 2:
                 other, output = rest
                 ready[source], ready[other] = node.accepts(valid[source], valid[other],
                                                           ready[output])
+            elif isinstance(node, ForkModel):
+                ready[source] = node.accepts([ready[output] for output in rest[0]])
             else:
                 ready[source] = node.accepts(ready[rest[0]])
         for stage, source, output in self.simple:
             stage.tick(valid[source], ready[output])
-        for add, a, b, output in self.adds.values():
+        for add, a, b, output in self.joins:
             add.tick(valid[a], valid[b], ready[output])
         for fork, source, outputs in self.forks:
             if valid[source]:

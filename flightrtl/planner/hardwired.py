@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from ..gateware.hardwired import HardwiredLayer
 from .cost import Cost, memory_cells
 
-__all__ = ["HardwiredCycles", "hardwired_cost", "loose_registers"]
+__all__ = ["HardwiredCycles", "hardwired_cost", "hardwired_cycles", "loose_registers"]
 
 ADDER_BIT_LUT4 = {"ice40": 1.0, "ecp5": 1.07}
 """For each bit of an adder; ECP5 has them in pairs."""
@@ -143,3 +145,23 @@ class HardwiredCycles:
             self.held, self.full = valid or self.full, False
         else:
             self.full = self.full or valid
+
+
+def hardwired_cycles(layer: HardwiredLayer) -> int:
+    """Cycles between two images of a layer that never waits for others.
+
+    Counted: where a row of results takes longer to leave than a row of the image to pass, the rows
+    without results do not make up for it.
+    """
+    cycles = HardwiredCycles(layer)
+    size = math.prod(layer.layer.output_shape(layer.source.shape)) // (layer.pixels * layer.filters)
+    ends: list[int] = []
+    count = cycle = 0
+    while len(ends) < 3:
+        if cycles.out:
+            count += 1
+            if count % size == 0:
+                ends.append(cycle)
+        cycles.tick(True, True)
+        cycle += 1
+    return ends[2] - ends[1]

@@ -10,12 +10,14 @@ from ..boards import Board
 from ..formats import signed_bits
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
+from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.pool import pooled_pixels
 from ..gateware.processing import code_offsets
 from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, maps_to_blocks
+from .hardwired import hardwired_cost, hardwired_cycles
 
-__all__ = ["Option", "folded_options", "pixel_groups"]
+__all__ = ["Option", "folded_options", "hardwired_options", "pixel_groups", "takes_single_pixels"]
 
 _LARGE = 4
 """Times the device: what is larger still is no option."""
@@ -28,24 +30,28 @@ class Option:
     Parameters
     ----------
     folded : FoldedLayer, optional
-        The layer and its folding, if it has weights.
+        The layer and its folding, if it is computed on an engine.
     cycles : int
         In which it is busy for one inference, or its stream if that takes longer.
     utilization : float
-        Share of the lane-cycles that do a real term's work; 0 without weights.
+        Share of the lane-cycles that do a real term's work, or of the cycles of a hard-wired layer
+        that give an output pixel; 0 without weights.
     cost : Cost
         Estimate.
+    hardwired : Hardwired, optional
+        How it is hard-wired, if it is.
     """
 
     folded: FoldedLayer | None
     cycles: int
     utilization: float
     cost: Cost
+    hardwired: Hardwired | None = None
 
     @property
-    def pixels(self) -> int:
-        """Output pixels at the same time."""
-        return self.folded.folding.pixels if self.folded else 1
+    def choice(self) -> Folding | Hardwired | None:
+        """What :class:`~flightrtl.gateware.Network` takes for the layer; None without weights."""
+        return self.folded.folding if self.folded else self.hardwired
 
 
 def pixel_groups(model: Model) -> list[tuple[tuple[str, ...], list[int]]]:
@@ -152,6 +158,38 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
                     found.append(Option(folded, max(folded.cycles, transfers),
                                         folded.utilization, cost))
     return _pareto(found)
+
+
+def takes_single_pixels(model: Model, name: str) -> bool:
+    """Whether a layer is fed pixel by pixel whatever is chosen for the others.
+
+    A hard-wired layer must be. That is so where no layer with weights is before it.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    return _setter(layers, layers[name].inputs[0]) == INPUT
+
+
+def hardwired_options(model: Model, layer: Convolution | Dense, pixels: int,
+                      board: Board) -> list[Option]:
+    """The layer hard-wired, if it is not many times as large as the device.
+
+    Parameters
+    ----------
+    pixels : int
+        Of a transfer of the result.
+    board : Board
+        What it is for.
+    """
+    if (layer.weights != 0).sum() > board.resources.lut4:   # each is a cell at least
+        return []
+    chosen = Hardwired(pixels)
+    made = HardwiredLayer(layer, model.source(layer), channels=1, filters=1, pixels=pixels)
+    cost = hardwired_cost(made, board.family)
+    if cost.lut4 > _LARGE * board.resources.lut4:
+        return []
+    rows, columns = model.tensors[layer.name].shape[:2]
+    cycles = hardwired_cycles(made)
+    return [Option(None, cycles, rows * columns / cycles, cost, chosen)]
 
 
 def _pareto(options: Iterable[Option]) -> list[Option]:

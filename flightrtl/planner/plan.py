@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..boards import Board
 from ..gateware.folding import Folding
+from ..gateware.hardwired import Hardwired
 from .cost import Cost, total
 
 __all__ = ["LayerPlan", "Plan"]
@@ -22,10 +23,11 @@ class LayerPlan:
         The layer's name in the model.
     type : {"convolution", "dense", "max_pool", "sum_pool", "add"}
         What it is.
-    dataflow : {"folded", "streamed"}
-        Computed on a folded engine, or on the fly as values pass (pooling, additions).
-    folding : Folding or None
-        Lanes and SIMD of the engine.
+    dataflow : {"folded", "hard-wired", "streamed"}
+        Computed on a folded engine, by a graph of adders (:mod:`flightrtl.gateware.hardwired`),
+        or on the fly as values pass (pooling, additions).
+    folding : Folding or Hardwired or None
+        Lanes and SIMD of the engine, or how the layer is hard-wired.
     pixels : int
         Output pixels of one inference.
     terms : int
@@ -34,7 +36,8 @@ class LayerPlan:
         Cycles in which the layer is busy for one inference; of a streamed one, the values that
         it reads (an addition, in pairs).
     utilization : float
-        Share of the lane-cycles in ``cycles`` that do a real term's work; 0 if it is streamed.
+        Share of the lane-cycles in ``cycles`` that do a real term's work; of a hard-wired layer,
+        share of its cycles that give an output pixel; 0 if it is streamed.
     k_histogram : mapping of int to int
         How many filters have how many terms per weight.
     cost : Cost
@@ -46,7 +49,7 @@ class LayerPlan:
     name: str
     type: str
     dataflow: str
-    folding: Folding | None
+    folding: Folding | Hardwired | None
     pixels: int
     terms: int
     cycles: int
@@ -57,13 +60,13 @@ class LayerPlan:
 
     @property
     def lanes(self) -> int:
-        """Slots computed at the same time; 1 if it is streamed."""
-        return self.folding.lanes if self.folding else 1
+        """Slots computed at the same time; 1 without an engine."""
+        return self.folding.lanes if isinstance(self.folding, Folding) else 1
 
     @property
     def simd(self) -> int:
-        """Inputs that each lane takes per cycle; 1 if it is streamed."""
-        return self.folding.simd if self.folding else 1
+        """Inputs that each lane takes per cycle; 1 without an engine."""
+        return self.folding.simd if isinstance(self.folding, Folding) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,8 @@ class Plan:
     latency_cycles: int
 
     @property
-    def foldings(self) -> dict[str, Folding]:
-        """Folding of every weighted layer by name, as ``Network`` takes it."""
+    def foldings(self) -> dict[str, Folding | Hardwired]:
+        """What was chosen for every weighted layer by name, as ``Network`` takes it."""
         return {layer.name: layer.folding for layer in self.layers if layer.folding}
 
     @property

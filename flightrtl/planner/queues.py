@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from ..gateware.dataflow import Depths
 from ..gateware.folding import Folding
+from ..gateware.hardwired import Hardwired
 from ..gateware.network import Network
 from ..gateware.queue import StreamQueue
 from ..model import Model
@@ -23,7 +24,7 @@ from .cycles import Timing, measure
 __all__ = ["endless", "shortest"]
 
 
-def endless(model: Model, foldings: Mapping[str, Folding], *,
+def endless(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
             memory_register: bool = False) -> Depths:
     """Depths with which no queue is ever full: two images, which no other buffer exceeds.
 
@@ -40,7 +41,7 @@ def endless(model: Model, foldings: Mapping[str, Folding], *,
             for name, (a, b) in network.queues.items()}
 
 
-def shortest(model: Model, foldings: Mapping[str, Folding], *,
+def shortest(model: Model, foldings: Mapping[str, Folding | Hardwired], best: Timing, *,
              memory_register: bool = False) -> tuple[Depths, Timing]:
     """The depths to build with, and the timing that they give.
 
@@ -52,15 +53,16 @@ def shortest(model: Model, foldings: Mapping[str, Folding], *,
     ----------
     model, foldings, memory_register
         As for a :class:`~flightrtl.gateware.Network`.
+    best : Timing
+        With :func:`endless` queues.
     """
     def timing(queues: Depths) -> Timing:
         return measure(model, foldings, memory_register=memory_register, queues=queues)
 
     least = Network(model, foldings, memory_register=memory_register).queues
-    found = timing(least)
     if not least:
-        return {}, found
-    best = timing(endless(model, foldings, memory_register=memory_register))
+        return {}, best
+    found = timing(least)
     if found.interval <= best.interval:
         return least, found
 

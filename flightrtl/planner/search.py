@@ -16,13 +16,20 @@ from ..gateware.clocking import solve
 from ..gateware.dataflow import Depths
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
+from ..gateware.hardwired import Hardwired
 from ..gateware.network import Network, adder, require_supported
 from ..gateware.transfers import stream_pixels
 from ..model import Add, Convolution, Dense, Model, WeightedLayer
 from .choice import Choice
 from .cost import Cost, add_cost, engine_cost, forks_cost, pool_cost, system_costs, total
 from .cycles import Timing, measure
-from .options import Option, folded_options, pixel_groups
+from .options import (
+    Option,
+    folded_options,
+    hardwired_options,
+    pixel_groups,
+    takes_single_pixels,
+)
 from .plan import LayerPlan, Plan
 from .queues import endless, shortest
 
@@ -56,7 +63,7 @@ class _Design:
     cost: Cost
 
     @property
-    def foldings(self) -> dict[str, Folding]:
+    def foldings(self) -> dict[str, Folding | Hardwired]:
         return _foldings(self.options)
 
     @property
@@ -116,7 +123,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     reachable = design is not None
     if design is None:
         design = search.fastest()
-    design, timing = search.buffered(design)
+    design, timing = search.buffered(design, limit if reachable else 0)
     # Layers as slow as the limit allows may still wait for each other: narrow it until the
     # whole keeps to it.
     tighter = limit
@@ -127,8 +134,9 @@ def plan(model: Model, board: Board, frequency: float | None = None,
             if target_rate is not None:
                 raise search.too_large(limit, target_rate)
             break
-        design, timing = search.buffered(narrower)
-    queues, timing = shortest(model, design.foldings, memory_register=board.memory_register)
+        design, timing = search.buffered(narrower, limit)
+    queues, timing = shortest(model, design.foldings, timing,
+                              memory_register=board.memory_register)
     design = search.complete(design.options, queues)
     return Plan(board=board, clock_mhz=clock_mhz, overhead=overhead,
                 layers=tuple(_layer_plan(model, name, option, queues.get(name))
@@ -162,6 +170,9 @@ class _Search:
                 assert isinstance(layer, (Convolution, Dense))
                 options[name] = {pixels: folded_options(model, layer, pixels, board)
                                  for pixels in counts}
+                if model.chain and takes_single_pixels(model, name):
+                    for pixels in counts:
+                        options[name][pixels] += hardwired_options(model, layer, pixels, board)
         self.choice = Choice(options, [names for names, _ in groups])
         self.queues: Depths = {}
         if not model.chain:     # those of a narrow network, until it is known which are needed
@@ -180,8 +191,7 @@ class _Search:
             given = pixels[layer.inputs[0]]
             if isinstance(layer, WeightedLayer):
                 option = chosen[layer.name]
-                assert option.folded is not None
-                if option.folded.source_pixels != given:
+                if option.folded is not None and option.folded.source_pixels != given:
                     option = _with(option, replace(option.folded, source_pixels=given), family)
             elif isinstance(layer, Add):
                 adds = adder(model, layer, (queues or self.queues)[layer.name], pixels=given,
@@ -249,20 +259,23 @@ class _Search:
                 return design
         return best
 
-    def buffered(self, design: _Design) -> tuple[_Design, Timing]:
+    def buffered(self, design: _Design, limit: int) -> tuple[_Design, Timing]:
         """``design`` with line buffers long enough that no layer waits where that costs rate.
 
-        As long as the network is slower than its slowest layer, doubles the buffer of a layer
-        that goes hungry, if that helps and fits; or else those of all convolutions.
+        As long as the network is slower than ``limit`` and than its slowest layer, doubles the
+        buffer of a layer that goes hungry, if that helps and fits; or else those of all
+        convolutions.
         """
         timing = self._timing(design)
-        slowest = design.slowest.cycles
+        slowest = max(design.slowest.cycles, limit)
         improves = True
         while improves and timing.interval > slowest:
             improves = False
-            hungry = sorted((name for name, cycles in timing.starved.items() if cycles),
+            hungry = sorted((name for name, cycles in timing.starved.items()
+                             if cycles and design.options[name].folded is not None),
                             key=lambda name: -timing.starved[name])
-            every = [layer.name for layer in self.model.layers if isinstance(layer, Convolution)]
+            every = [layer.name for layer in self.model.layers if isinstance(layer, Convolution)
+                     and design.options[layer.name].folded is not None]
             for names in [*([name] for name in hungry), every, every * 2]:
                 options = dict(design.options)
                 for name in names:
@@ -345,9 +358,9 @@ class _Search:
                               "--frequency, or a larger device (--board)")
 
 
-def _foldings(options: Mapping[str, Option]) -> dict[str, Folding]:
-    """The foldings of those that have one."""
-    return {name: option.folded.folding for name, option in options.items() if option.folded}
+def _foldings(options: Mapping[str, Option]) -> dict[str, Folding | Hardwired]:
+    """What was chosen for the layers with weights."""
+    return {name: option.choice for name, option in options.items() if option.choice is not None}
 
 
 def _some(limits: list[int]) -> list[int]:
@@ -378,9 +391,12 @@ def _layer_plan(model: Model, name: str, option: Option,
     kind = {"Convolution": "convolution", "Dense": "dense", "SumPool": "sum_pool",
             "MaxPool": "max_pool", "Add": "add"}[type(layer).__name__]
     return LayerPlan(
-        name=name, type=kind, dataflow="folded" if folded else "streamed",
-        folding=folded.folding if folded else None, pixels=shape[0] * shape[1],
-        terms=folded.terms if folded else 0, cycles=option.cycles,
+        name=name, type=kind,
+        dataflow="folded" if folded else "hard-wired" if option.hardwired else "streamed",
+        folding=option.choice, pixels=shape[0] * shape[1],
+        terms=(layer.slots * layer.taps * shape[0] * shape[1]
+               if isinstance(layer, WeightedLayer) else 0),
+        cycles=option.cycles,
         utilization=option.utilization,
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
