@@ -168,6 +168,7 @@ class Ring(Elaboratable):
                    "a wrong row comes in"),
             # The bounds.
             Assert((used > -rows) & (late <= rows), "more rows than the ring has"),
+            Assert(inner("full", 1) == (late == rows), "full at a wrong time"),
             Assert(slot_in == modulo(oldest + used), "rows are not side by side"),
             Assert(~written | (used < rows), "a row in use is overwritten"),
         ]
@@ -277,8 +278,8 @@ def test_ring_twin(monkeypatch, kind, old, new, message, tmp_path):
 
 
 def test_ring_overwrites_no_row_in_use_twin(tmp_path):
-    bad = planted(SlidingWindow, "writer.full.eq(used == self.ring.rows)", "writer.full.eq(0)")
-    with pytest.raises(Failed, match="more rows than the ring has|a row in use is overwritten"):
+    bad = planted(SlidingWindow, "writer.full.eq(full)", "writer.full.eq(0)")
+    with pytest.raises(Failed, match="more rows than the ring has|a row in use is overwritten|full at"):
         prove(Ring(bad(shape=(3, 2, 1), kernel=(2, 2), simd=1, format=ONE_BIT)), mode="bmc",
               depth=14, folder=tmp_path)
 

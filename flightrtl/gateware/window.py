@@ -172,10 +172,16 @@ class SlidingWindow(wiring.Component):
         # A cycle later than the reader says: what stops the reader comes from the far end of the
         # engine, and the writer may lie beside the layer before.
         released = Signal.like(reader.released)
-        m.d.sync += [released.eq(reader.released),
-                     used.eq(used + writer.row_done - released)]
+        # used == rows, as a register: `i.ready` may go on through poolings and additions.
+        full = Signal()
+        size = self.ring.rows
+        m.d.sync += [
+            released.eq(reader.released), used.eq(used + writer.row_done - released),
+            full.eq((released == 0)
+                    & ((used == size) | ((used == size - 1) & writer.row_done))),
+        ]
         m.d.comb += [
-            writer.full.eq(used == self.ring.rows),
+            writer.full.eq(full),
             reader.row_written.eq(writer.row_done),
             writer.valid.eq(self.i.valid),
             writer.activations.eq(Value.cast(self.i.payload)),
