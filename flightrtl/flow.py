@@ -30,9 +30,9 @@ from .files import atomic_path, atomic_write
 from .gateware import Network, require_supported
 from .implement import FAMILIES, DoesNotFit, Implementation, implement
 from .model import Model
-from .planner import Plan, plan
+from .planner import Plan, front, plan
 from .progress import Progress
-from .report import RESOURCES, LayerReport, Report
+from .report import RESOURCES, FrontReport, LayerReport, Report
 from .toolchain import find, run, without_amaranth_overrides
 from .top import Top
 
@@ -118,7 +118,13 @@ def estimate(request: Request, progress: Progress) -> Report:
         If the model does not fit.
     """
     job = _Job(request)
-    return _report(job, job.plan(progress), _library_versions(), None)
+    report = _report(job, job.plan(progress), _library_versions(), None)
+    progress.step("other rates")
+    points = front(job.model, job.board, request.frequency)
+    progress.done()
+    return dataclasses.replace(report, front=[FrontReport(
+        cycles=point.cycles, inferences_per_second=point.rate, lut4=point.cost.lut4,
+        bram=point.cost.bram, dsp=point.cost.dsp) for point in points])
 
 
 def build(request: Request, progress: Progress) -> tuple[str, str]:

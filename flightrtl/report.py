@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
-__all__ = ["RESOURCES", "LayerReport", "Report", "table"]
+__all__ = ["RESOURCES", "FrontReport", "LayerReport", "Report", "table"]
 
 RESOURCES: Mapping[str, str] = {
     "lut4": "LUT4", "ff": "FF", "bram": "BRAM", "spram": "SPRAM", "dsp": "DSP"}
@@ -65,6 +65,31 @@ class LayerReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontReport:
+    """One point of the front of rate against logic cells, estimated.
+
+    Parameters
+    ----------
+    cycles : int
+        Of its slowest layer for one inference.
+    inferences_per_second : float
+        What that gives, if no layer waits for another.
+    lut4, bram, dsp : int
+        Of the whole design.
+    """
+
+    cycles: int
+    inferences_per_second: float
+    lut4: int
+    bram: int
+    dsp: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As in the estimate's JSON."""
+        return {**asdict(self), "inferences_per_second": round(self.inferences_per_second, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A build, or the estimate of one.
 
@@ -100,6 +125,8 @@ class Report:
         Parts of the design at both ends of the longest path.
     bitstream : str, optional
         Where the bitstream is.
+    front : sequence of FrontReport
+        What else the board could do with the model, of an estimate.
     """
 
     model: str
@@ -120,6 +147,7 @@ class Report:
     tries: Mapping[int, float] = field(default_factory=dict)
     critical_path: tuple[str, str] | None = None
     bitstream: str | None = None
+    front: Sequence[FrontReport] = ()
 
     @property
     def inferences_per_second(self) -> float:
@@ -142,12 +170,15 @@ class Report:
             "cycles_per_inference": self.cycles_per_inference,
             "latency_cycles": self.latency_cycles,
             "inferences_per_second": round(self.inferences_per_second, 3),
-            "bitstream": self.bitstream}
+            "bitstream": self.bitstream} | (
+                {"front": [point.as_json() for point in self.front]} if self.front else {})
 
     def as_text(self) -> str:
         """Tables for people, at most 100 columns wide."""
         blocks = [self._title(), self._layer_table(), self._cost_table(), self._device_table(),
                   self._timing()]
+        if self.front:
+            blocks.append(self._front())
         return "\n\n".join(blocks) + "\n"
 
     def _title(self) -> str:
@@ -158,7 +189,9 @@ class Report:
         return title
 
     def _layer_table(self) -> str:
-        rows = [(layer.name, layer.type, f"{layer.lanes} x {layer.simd} x {layer.pixels}",
+        rows = [(layer.name, layer.type,
+                 f"{layer.lanes} x {layer.simd} x {layer.pixels}" if layer.dataflow == "folded"
+                 else layer.dataflow,
                  f"{layer.output_pixels:,}",
                  f"{layer.terms:,}", f"{layer.cycles:,}",
                  _percent(layer.cycles, self.cycles_per_inference),
@@ -200,6 +233,15 @@ class Report:
         if self.bitstream:
             lines.append(f"bitstream   {self.bitstream}")
         return "\n".join(lines)
+
+    def _front(self) -> str:
+        """Rate against logic cells, each cell of a bar as many LUT4."""
+        most = max(point.lut4 for point in self.front)
+        rows = [(f"{point.inferences_per_second:,.0f}", f"{point.cycles:,}", f"{point.lut4:,}",
+                 f"{point.bram:,}", "#" * max(1, round(48 * point.lut4 / most)))
+                for point in self.front]
+        return ("what the board could do instead (--target-rate), estimated\n\n"
+                + table(("per second", "cycles", "LUT4", "BRAM", ""), rows, left=(4,)))
 
     def as_svg(self) -> str:
         """A picture of where logic cells and cycles go."""

@@ -18,7 +18,7 @@ from flightrtl.gateware.engine import ConvolutionEngine, sum_range
 from flightrtl.gateware.folding import FoldedLayer, Folding
 from flightrtl.gateware.network import Network
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
-from flightrtl.planner import Cost, plan
+from flightrtl.planner import Cost, front, plan
 from flightrtl.planner.cost import (
     adder_bits,
     engine_cost,
@@ -27,7 +27,7 @@ from flightrtl.planner.cost import (
     system_costs,
     total,
 )
-from flightrtl.planner.search import GOOD_UTILIZATION, WORTH
+from flightrtl.planner.designs import GOOD_UTILIZATION, WORTH
 from tests import synthesis
 from tests.models import random_images, random_layer, random_map, random_model
 from tests.streams import run_streams
@@ -106,6 +106,23 @@ def test_every_plan_makes_a_network_and_keeps_to_the_budget(seed):
         assert [layer.name for layer in chosen.layers] == [layer.name for layer in model.layers]
 
 
+@pytest.mark.parametrize(("name", "board"), [("digits", ULX3S), ("mnist", ICEBREAKER)])
+def test_front(name, board):
+    """From the smallest design to the fastest; a plan for a point's rate is as the point says."""
+    model = modelfile.load(name)
+    found = front(model, board, points=8)
+    assert 2 <= len(found) <= 9
+    for slow, fast in itertools.pairwise(found):
+        assert slow.cycles > fast.cycles
+        assert slow.cost.lut4 < fast.cost.lut4
+    for point in (found[0], found[-1]):
+        chosen = plan(model, board, target_rate=point.rate * 0.9999)
+        assert chosen.slowest.cycles <= point.cycles
+        assert chosen.cycles_per_inference <= point.cycles * 1.0002
+        assert chosen.cost.lut4 <= 1.1 * point.cost.lut4
+    assert found[-1].cycles <= plan(model, board, target_rate=1).slowest.cycles
+
+
 @pytest.mark.parametrize("seed", [1, 4])
 def test_interval_and_latency_are_the_simulated_ones(seed):
     rng = np.random.default_rng(seed)
@@ -176,7 +193,7 @@ def test_a_rate_out_of_reach_names_layer_and_knob():
     with pytest.raises(BuildError, match="values pass through the input") as caught:
         plan(model, ICEBREAKER, target_rate=1e6)
     assert "--target-rate 140625 or less" in (caught.value.knob or "")
-    with pytest.raises(BuildError, match="this layer takes 488 at its widest") as caught:
+    with pytest.raises(BuildError, match="this layer takes 480 at its widest") as caught:
         plan(two_layers(k=(1,) * 60), ULX3S, target_rate=100e6 / 300)
     assert caught.value.layer == "conv"
     with pytest.raises(BuildError, match="inferences per second need about") as caught:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from flightrtl.report import RESOURCES, LayerReport, Report, table
+from flightrtl.report import RESOURCES, FrontReport, LayerReport, Report, table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -58,6 +58,26 @@ def test_text(report):
                  "7,347 inferences per second", "0.250 ms"):
         assert word in text
     assert ("37.2 MHz (seed 2)" in text) == (report is BUILT)
+
+
+def test_front():
+    """Of an estimate: the rates from the slowest on, with bars as long as they are large."""
+    points = [FrontReport(cycles=9800, inferences_per_second=3673.469388, lut4=500, bram=3, dsp=0),
+              FrontReport(cycles=4900, inferences_per_second=7346.938776, lut4=1000, bram=4, dsp=0)]
+    report = dataclasses.replace(ESTIMATE, front=points)
+    assert report.as_json()["front"][0] == {
+        "cycles": 9800, "inferences_per_second": 3673.469, "lut4": 500, "bram": 3, "dsp": 0}
+    slow, fast = report.as_text().splitlines()[-2:]
+    assert slow.split()[:4] == ["3,673", "9,800", "500", "3"]
+    assert (slow.count("#"), fast.count("#")) == (24, 48)
+
+
+def test_how_a_hard_wired_layer_is_shown():
+    wired = dataclasses.replace(CONVOLUTION, dataflow="hard-wired", lanes=1, simd=1)
+    line = next(line for line in dataclasses.replace(BUILT, layers=(wired, POOL)).as_text()
+                .splitlines() if line.startswith("conv1"))
+    assert "hard-wired" in line
+    assert " x " not in line
 
 
 def test_a_model_without_known_accuracy():

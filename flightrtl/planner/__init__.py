@@ -2,6 +2,6 @@
 
 from .cost import Cost
 from .plan import LayerPlan, Plan
-from .search import plan
+from .search import FrontPoint, front, plan
 
-__all__ = ["Cost", "LayerPlan", "Plan", "plan"]
+__all__ = ["Cost", "FrontPoint", "LayerPlan", "Plan", "front", "plan"]
