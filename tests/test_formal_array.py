@@ -118,6 +118,7 @@ class Drain(wiring.Component):
                            "a pass grows by its words"),
                     *(Assert(valid == internal(self, f"dut.lane_{lane}.valid_{depth}", 1),
                              "all lanes move in step") for lane in range(lanes)),
+                    Assert(valid == internal(self, f"dut.valid_{depth}", 1), "as the array does"),
                     Assert(last == internal(self, f"dut.last_{depth}", 1), "last has its place"),
                 ]
                 running = following
@@ -129,6 +130,8 @@ class Drain(wiring.Component):
                 Assert(so_far == running, "the sum so far is that of the words inside"),
                 Assert(remaining == left, "the array counts what is left"),
                 Assert(busy == (remaining != 0), "busy is that something is left"),
+                Assert(internal(self, "dut.stall", 1) == (pipeline[-1][0] & pipeline[-1][1] & busy),
+                       "the array stops when a pass would end too early"),
                 Assert(pending == ((left != 0) & (chosen >= lanes - left)),
                        "a sum is pending until its turn"),
                 Assert(~pending | (chain[(chosen + left - lanes)[:8]] == held),
@@ -148,12 +151,14 @@ def test_passes_leave_lane_by_lane_once(lanes, simd):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("advance.eq(~(valid & lasts & busy))", "advance.eq(1)"),
+    ("advance.eq(~stall)", "advance.eq(1)"),
+    ("stall.eq(Mux(stall, stays, before & (load | stays)))",
+     "stall.eq(Mux(stall, stays, before & stays))"),
     ("load.eq(valid & lasts & ~busy)", "load.eq(valid & lasts)"),
     ("chain[lane].eq(chain[lane + 1])", "chain[lane].eq(chain[lane])"),
     ("remaining.eq(self.lanes)", "remaining.eq(self.lanes - 1)"),
     ("m.d.sync += accumulator.eq(0)", "m.d.sync += accumulator.eq(pe.o.payload)"),
-    ("following.eq(lasts)", "following.eq(lasts & ~taken)"),
+    ("[here.eq(valid), following.eq(lasts)]", "[here.eq(valid), following.eq(lasts & ~taken)]"),
 ])
 def test_drain_twin(old, new, tmp_path):
     with pytest.raises(Failed):

@@ -287,7 +287,7 @@ def test_ring_overwrites_no_row_in_use_twin(tmp_path):
 
 @pytest.mark.parametrize(("old", "new"), [
     ("~(beside.inside[pixel] & beside.real[row])", "~beside.inside[pixel]"),
-    ("moves.eq(advance)", "moves.eq(1)"),
+    ("reader.fetch.eq(advance)", "reader.fetch.eq(1)"),
 ])
 def test_emits_each_pixel_of_each_window_once_in_order_twin(old, new, tmp_path):
     dut = planted(SlidingWindow, old, new)(**SHAPES["padded, stride"], format=ONE_BIT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Signal, signed
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
@@ -101,20 +101,22 @@ class PEArray(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # All lanes move in step, so that one valid bit serves them all: synthesis merges the
-        # PEs' identical ones.
+        # All lanes move in step, so that one valid bit serves them all: synthesis removes the
+        # PEs' own.
         advance = Signal()
         remaining = Signal(range(self.lanes + 1))
         taken = Signal()
         load = Signal()
-        lasts = self.i.payload.last
+        valid: Value = self.i.valid
+        lasts: Value = self.i.payload.last
         for stage in range(self._pes[0][0].latency):
+            before = valid & lasts          # a pass's end that is a stage away
+            here = Signal(name=f"valid_{stage}")
             following = Signal(name=f"last_{stage}", reset_less=True)
             with m.If(advance):
-                m.d.sync += following.eq(lasts)
-            lasts = following
+                m.d.sync += [here.eq(valid), following.eq(lasts)]
+            valid, lasts = here, following
 
-        valid = Signal()
         results = map_values(self.o.payload)
         for pixel in range(self.pixels):
             suffix = f"_{pixel}" if self.pixels > 1 else ""
@@ -131,8 +133,6 @@ class PEArray(wiring.Component):
                     pe.i.payload.terms.eq(self.i.payload.terms[lane]),
                     pe.o.ready.eq(advance),
                 ]
-                if lane == pixel == 0:
-                    m.d.comb += valid.eq(pe.o.valid)
                 accumulator = Signal(signed(self.width), name=f"accumulator_{lane}{suffix}")
                 total = Signal(signed(self.width), name=f"total_{lane}{suffix}")
                 m.d.comb += total.eq(accumulator + pe.o.payload)
@@ -151,13 +151,19 @@ class PEArray(wiring.Component):
             m.d.comb += results[pixel].eq(chain[0])
 
         busy = Signal()  # remaining != 0, as a register
+        # valid & lasts & busy, as a register: from here the window, the weights and all lanes are
+        # stopped. So it is worked out a cycle before.
+        stall = Signal()
+        stays = Signal()
         m.d.comb += [
-            advance.eq(~(valid & lasts & busy)),
+            advance.eq(~stall),
             load.eq(valid & lasts & ~busy),
             self.i.ready.eq(advance),
             self.o.valid.eq(busy),
             taken.eq(self.o.valid & self.o.ready),
+            stays.eq(busy & ~(taken & (remaining == 1))),
         ]
+        m.d.sync += stall.eq(Mux(stall, stays, before & (load | stays)))
         with m.If(load):
             m.d.sync += [remaining.eq(self.lanes), busy.eq(1)]
         with m.Elif(taken):

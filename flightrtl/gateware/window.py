@@ -223,9 +223,11 @@ class SlidingWindow(wiring.Component):
                                    "lane": range(ring.lanes),
                                    "real": self.kernel[0] if self.column else 1})
         beside: Any = Signal(flags, reset_less=True)
-        valid, advance, moves = Signal(), Signal(), Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), reader.fetch.eq(~valid | moves)]
-        with m.If(reader.fetch):
+        # All of them move together. That none closes a gap while the output waits costs hardly a
+        # cycle, and leaves one gate from `o.ready` to the reader's loops.
+        valid, advance = Signal(), Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), reader.fetch.eq(advance)]
+        with m.If(advance):
             m.d.sync += [valid.eq(reader.valid), beside.last.eq(reader.last),
                          beside.inside.eq(reader.inside), beside.real.eq(reader.real),
                          beside.lane.eq(reader.lane), beside.bank.eq(reader.slot[:bank_bits])]
@@ -234,14 +236,11 @@ class SlidingWindow(wiring.Component):
             held_valid = Signal()
             held_words = [Signal.like(word, name=f"held_{n}")
                           for n, word in enumerate(read_words)]
-            m.d.comb += moves.eq(~held_valid | advance)
-            with m.If(moves):
+            with m.If(advance):
                 m.d.sync += [held_valid.eq(valid), held.eq(beside),
                              *(kept.eq(word)
                                for kept, word in zip(held_words, read_words, strict=True))]
             valid, beside, read_words = held_valid, held, list(held_words)
-        else:
-            m.d.comb += moves.eq(advance)
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(valid), self.o.payload.last.eq(beside.last)]
             target = Value.cast(self.o.payload.activations)

@@ -98,8 +98,6 @@ class _Engine:
         ending = self.valids & self.lasts & self.top != 0
         advance = not (ending and holds)
         moves = advance or not self.offered
-        passes_on = moves or not self.held if self.register else moves
-        fetch = passes_on or not self.staged
         available = self.slack >= 0
         self.busy += self.offered and advance
         self.starved += advance and not self.offered
@@ -133,13 +131,12 @@ class _Engine:
             written = self.filled == self.values
             if written:
                 self.filled = 0
-        if moves and self.register:
-            self.offered, self.offered_last = self.held, self.held_last
-        elif moves:
-            self.offered, self.offered_last = self.staged, self.staged_last
-        if self.register and passes_on:
-            self.held, self.held_last = self.staged, self.staged_last
-        if fetch:
+        if moves:
+            if self.register:
+                self.offered, self.offered_last = self.held, self.held_last
+                self.held, self.held_last = self.staged, self.staged_last
+            else:
+                self.offered, self.offered_last = self.staged, self.staged_last
             self.staged = available
             if available:
                 self.word += 1
