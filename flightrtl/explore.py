@@ -27,6 +27,8 @@ from .errors import BuildError, UserError, run_cli
 __all__ = ["build_point", "main"]
 
 _RESULT = "explore.json"
+_PATIENCE = "10s"
+"""How long to wait for a cluster's scheduler."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [point for point in ordered if point["status"] != "built"]
     if failed:
         raise BuildError(f"{len(failed)} of {len(ordered)} designs could not be built; the first, "
-                         f"{failed[0]['rate']:,.0f} a second: {failed[0]['message']}",
+                         f"{failed[0]['rate']:,.0f} a second: "
+                         f"{failed[0]['message'].splitlines()[0]}",
                          knob=f"the logs in {folder}; --retry tries them again")
     return 0
 
@@ -153,7 +156,8 @@ def build_point(arguments: Sequence[str]) -> dict[str, Any]:
         _RUNNING.discard(process)
     if process.returncode:
         # The message is what follows the progress; it starts with "error:".
-        message = err[err.rfind("error: "):].strip() or f"status {process.returncode}"
+        message = (err[err.rfind("error: "):].removeprefix("error: ").strip()
+                   or f"status {process.returncode}")
         return {"rate": rate, "status": "failed", "message": message, "report": None}
     return {"rate": rate, "status": "built", "message": "", "report": json.loads(out)}
 
@@ -193,7 +197,7 @@ def _run_on_cluster(tasks: Mapping[str, list[str]],
         raise UserError("--dask needs Dask's scheduler: pip install 'flightrtl[cluster]'"
                         ) from error
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=_PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {address!r}: {error}") from None
     with client:
