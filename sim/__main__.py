@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="what is simulated (default: %(default)s)")
     parser.add_argument("--board", default="ice40", metavar="NAME|FILE",
                         help="board that the network is planned for (default: %(default)s)")
+    parser.add_argument("--target-rate", type=float, metavar="N",
+                        help="inferences per second that the network is planned for (default: as "
+                             "for a build)")
     parser.add_argument("--trace-layers", action="store_true",
                         help="compare every value that a layer hands on with the golden model, "
                              "and name the first that differs")
@@ -113,7 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_room(model, options.images)
     images, labels = choose(model, options.images, dataset=options.dataset, folder=options.data,
                             seed=options.seed)
-    plan = planner.plan(model, board)
+    if options.target_rate is not None and options.level == "bitstream":
+        raise UserError("--target-rate is for --level rtl and netlist: a bitstream is that of the "
+                        "default build")
+    plan = planner.plan(model, board, target_rate=options.target_rate)
     progress = Progress()
     recorded = _recorded(model.provenance, options)
     expected = plan.latency_cycles + (len(images) - 1) * plan.cycles_per_inference

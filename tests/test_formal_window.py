@@ -136,6 +136,9 @@ class Ring(Elaboratable):
         counted, used, late = inner("used", range(rows + 1)), Signal(wide), Signal(wide)
         m.d.comb += [late.eq(Mux(counted > rows, counted - 2 * rows, counted)),
                      used.eq(late - inner("released", range(rows + 1)))]
+        # Rows that the reader knows of, which are in the memory.
+        there = Signal(wide)
+        m.d.comb += there.eq(used - (inner("row_done_later", 1) if dut.register else 0))
         steps = [(step.rows, max(n * dut.stride[0] - top, 0), n * dut.stride[0] - top)
                  for n, step in enumerate(dut.steps)]
         needed, base_row, first = (Signal(wide, name=name) for name in
@@ -159,7 +162,7 @@ class Ring(Elaboratable):
               for name, should, limit in zip(
                   ("word", "kernel_row", "replay", "across", "row"), expected,
                   (per_pixel * dut.kernel[1], *limits[2:]), strict=True)),
-            Assert(inner("reader.slack", signed(signed_bits(-rows, rows))) == used - needed,
+            Assert(inner("reader.slack", signed(signed_bits(-rows, rows))) == there - needed,
                    "a wrong slack"),
             Assert(inner("reader.base", bits) == modulo(oldest + first - base_row), "a wrong base"),
             Assert(slot == modulo(oldest + first - base_row + y), "a wrong slot"),
@@ -193,7 +196,7 @@ class Ring(Elaboratable):
                                    "padding above or below")
                 with m.If(real[lane]):
                     # Lines from the oldest row on.
-                    m.d.comb += [Assert((line >= base_row) & (line - base_row < used),
+                    m.d.comb += [Assert((line >= base_row) & (line - base_row < there),
                                         "a row is read that is not there"),
                                  Assert(modulo(slot + lane) == modulo(oldest + line - base_row),
                                         "a wrong row is read")]

@@ -101,11 +101,13 @@ class Requantizer(wiring.Component):
             total = Signal(signed(self.total_width), name=f"total{suffix}", reset_less=True)
             # Beyond the output's range only "too low" and "too high" matter, so that the shifter
             # drops what the least shift drops before it starts.
+            width = signed(max(1, self.total_width - least))
             value = total >> least
             for bit in range(shift_bits):
-                value = Mux(shifts[bit], value >> (1 << bit), value)
-            shifted = Signal(signed(max(1, self.total_width - least)), name=f"shifted{suffix}",
-                             reset_less=True)
+                step = Signal(width, name=f"shifter_{bit}{suffix}")
+                m.d.comb += step.eq(Mux(shifts[bit], value >> (1 << bit), value))
+                value = step
+            shifted = Signal(width, name=f"shifted{suffix}", reset_less=True)
             with m.If(advance):
                 m.d.sync += [
                     total.eq(accumulator + rom.o.payload[:bias_bits].as_signed()),

@@ -57,7 +57,8 @@ class SlidingWindow(wiring.Component):
         Image rows that the buffer holds at least; 0 for as many as the kernel needs.
     register : bool
         One more register behind the memory, for the slow block RAM of ECP5, see
-        :class:`~flightrtl.gateware.weights.RomStream`. Adds 1 cycle of latency.
+        :class:`~flightrtl.gateware.weights.RomStream`, and one before it, for large devices. Adds
+        2 cycles of latency.
     format : ActivationFormat
         Activations.
     pixels : int
@@ -182,12 +183,22 @@ class SlidingWindow(wiring.Component):
         ]
         m.d.comb += [
             writer.full.eq(full),
-            reader.row_written.eq(writer.row_done),
             writer.valid.eq(self.i.valid),
             writer.activations.eq(Value.cast(self.i.payload)),
             self.i.ready.eq(~writer.full),
         ]
         ring = self.ring
+        # What the writer writes and where, or the same a cycle later: the memories and the reader
+        # may lie far from what feeds the layer.
+        names = ("words", "word_done", "row_done", "lane", "column", "slot")
+        written: dict[str, Any] = {name: getattr(writer, name) for name in names}
+        if self.register:
+            for name in names:
+                later = Signal.like(written[name], name=f"{name}_later",
+                                    reset_less=not name.endswith("done"))
+                m.d.sync += later.eq(written[name])
+                written[name] = later
+        m.d.comb += reader.row_written.eq(written["row_done"])
         slot_bits, bank_bits = exact_log2(ring.rows), exact_log2(ring.banks)
         address_bits = exact_log2(ring.pitch)
         read_words: list[Value] = []        # memory by memory, the lanes of a bank together
@@ -208,10 +219,10 @@ class SlidingWindow(wiring.Component):
                 group, part = divmod(lane, self.source_pixels)
                 m.d.comb += [
                     read.addr.eq(Cat(reader.columns.word_select(lane, address_bits), turn)),
-                    write.addr.eq(Cat(writer.column, writer.slot[bank_bits:])),
-                    write.en.eq(writer.word_done & (writer.lane == group)
-                                & (writer.slot[:bank_bits] == bank)),
-                    write.data.eq(writer.words.word_select(part, ring.width)),
+                    write.addr.eq(Cat(written["column"], written["slot"][bank_bits:])),
+                    write.en.eq(written["word_done"] & (written["lane"] == group)
+                                & (written["slot"][:bank_bits] == bank)),
+                    write.data.eq(written["words"].word_select(part, ring.width)),
                 ]
                 with m.If(reader.fetch):
                     m.d.sync += word.eq(read.data)

@@ -77,6 +77,7 @@ class _Engine:
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
         self.released = 0
+        self.arrives = False
         self.register = window.register
         self.staged = self.staged_last = self.held = self.held_last = False
         self.offered = self.offered_last = False
@@ -144,7 +145,8 @@ class _Engine:
                 if self.staged_last:
                     self._next_pass()
         self.used += written - released
-        self.slack += written
+        self.slack += self.arrives if self.register else written
+        self.arrives = written
 
     def _next_pass(self) -> None:
         self.word = 0
