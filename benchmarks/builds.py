@@ -19,7 +19,7 @@ from .results import add_options, publish
 
 RESULTS = Path(__file__).with_name("builds.json")
 BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("fashion-mnist", "icebreaker"),
-          ("digits", "icestick"))
+          ("digits", "icestick"), ("cifar10", "ulx3s_85f"))
 """Model and board."""
 
 

@@ -292,9 +292,10 @@ def _all() -> Iterator[Step]:
             command=("-m", "train.verify", model, "--json"), data=True,
             packages=("numpy", "torch"),
             inputs=("flightrtl/*.py", "train/*.py", f"flightrtl/models/{model}.safetensors"))
+    boards_of = {"digits": ("ice40", "ecp5", "icestick"), "cifar10": ("ecp5",)}
     for model in models.names():
-        for board in ("ice40", "ecp5", *(("icestick",) if model == "digits" else ())):
-            yield _simulation("rtl", model, board, None)
+        for board in boards_of.get(model, ("ice40", "ecp5")):
+            yield _simulation("rtl", model, board, 1000 if model == "cifar10" else None)
     for model, board in (("mnist", "ice40"), ("mnist", "ecp5"), ("digits", "icestick")):
         yield _simulation("netlist", model, board, 20)
     for model, board, images in (("mnist", "ice40", 3), ("digits", "icestick", 20)):

@@ -127,6 +127,8 @@ class Board:
         For place and route.
     fill : float
         Share of the logic cells that a plan may use; what is left keeps routing possible.
+    default_fill : float
+        The same where nobody asks for a rate: what is known to reach the default clock.
     memory_register : bool
         Put a register behind each memory: free on ECP5, whose block RAM is slow without
         it; on iCE40 it would cost a logic cell for each bit.
@@ -148,6 +150,7 @@ class Board:
     default_rate: float | None
     seed: int
     fill: float
+    default_fill: float
     memory_register: bool
     synth_opts: str
     nextpnr_opts: str
@@ -215,6 +218,10 @@ def _count(value: int) -> bool:
     return 0 <= value < 1 << 31
 
 
+def _share(value: float) -> bool:
+    return 0 < value <= 1
+
+
 def _positive(value: float) -> bool:
     return value > 0 and math.isfinite(value)
 
@@ -240,6 +247,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
     build = top.table("build")
     pins = leds.take("pins", list, 'a list such as ["led:0", "rgb_led:0.r"]',
                      lambda value: _strings(value) and all(map(_led, value)))
+    fill = build.take("fill", float, "above 0 and at most 1", _share)
     board = Board(
         name=name,
         family=family,
@@ -265,7 +273,9 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
         default_rate=build.take("default_rate", float, "above 0", _positive)
         if "default_rate" in build.data else None,
         seed=build.take("seed", int, "0 or more", _count),
-        fill=build.take("fill", float, "above 0 and at most 1", lambda value: 0 < value <= 1),
+        fill=fill,
+        default_fill=build.take("default_fill", float, "above 0 and at most 1", _share,
+                                fill or 1.0),
         memory_register=build.take("memory_register", bool),
         synth_opts=build.take("synth_opts", str, default=""),
         nextpnr_opts=build.take("nextpnr_opts", str, default=""))

@@ -35,10 +35,14 @@ from flightrtl.model import (
     WeightedLayer,
 )
 
-__all__ = ["extreme_maps", "random_add", "random_format", "random_graph", "random_images",
+__all__ = ["FOR_SMALL_BOARDS", "extreme_maps", "random_add", "random_format", "random_graph",
+           "random_images",
            "random_layer", "random_map", "random_model", "residual_model", "residual_network"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
+
+FOR_SMALL_BOARDS = ("digits", "fashion-mnist", "mnist")
+"""Bundled models that fit an iCE40 (and whose simulation is compiled in seconds)."""
 
 
 def random_map(rng: Generator, kind: TensorType, count: int) -> IntArray:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flightrtl import boards, golden, modelfile, models, planner
+from flightrtl import boards, golden, modelfile, planner
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Network
@@ -20,7 +20,7 @@ from sim.compare import Comparison, compare
 from sim.cxxrtl_engine import CxxrtlEngine
 from sim.engine import Trace
 from sim.images import choose
-from tests.models import random_images, random_model
+from tests.models import FOR_SMALL_BOARDS, random_images, random_model
 
 KEYS = {"images", "correct", "top1", "mismatches", "cycles_per_inference", "latency_cycles",
         "simulated_cycles_per_second"}
@@ -184,7 +184,7 @@ def test_mismatches_fail(digits_model, capsys, monkeypatch):
     assert "and 6 more" in output.err
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", FOR_SMALL_BOARDS)
 def test_bundled_models_on_sample_images(name, capsys):
     assert main([name, "--images", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

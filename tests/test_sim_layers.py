@@ -9,7 +9,7 @@ import pytest
 from amaranth import Module, Signal
 from amaranth.lib import wiring
 
-from flightrtl import boards, golden, modelfile, models, planner, samples
+from flightrtl import boards, golden, modelfile, planner, samples
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Network
@@ -23,7 +23,7 @@ from sim.engine import Stuck
 from sim.layers import activity, count
 from sim.observed import Observed
 from sim.tracing import compare_layers, require_room
-from tests.models import random_images, random_model
+from tests.models import FOR_SMALL_BOARDS, random_images, random_model
 
 PATIENCE = 600
 
@@ -353,7 +353,7 @@ def test_the_command_records_the_image_that_is_wrong(form, broken_digits, capsys
 
 
 @compiled
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", FOR_SMALL_BOARDS)
 def test_bundled_models_are_as_busy_as_planned(name):
     plan, network, images = bundled(name, "ice40")
     counts = count(cxxrtl.build(network).simulation(), network, images, patience=200_000)

@@ -351,15 +351,20 @@ def test_bundled_models(name):
     model = modelfile.load(name)
     images, labels = samples.load(name)
     assert np.array_equal(verify.fake_quantized(model, images), golden.run(model, images))
-    assert model.provenance["top1"] >= {"mnist": 0.992, "digits": 0.97, "fashion-mnist": 0.9}[name]
-    assert abs(golden.top1(model, images, labels) - model.provenance["top1"]) < 0.02
+    assert model.provenance["top1"] >= {
+        "mnist": 0.992, "digits": 0.97, "fashion-mnist": 0.9, "cifar10": 0.84}[name]
+    # Of a binomial distribution.
+    deviation = (model.provenance["top1"] * (1 - model.provenance["top1"]) / len(labels)) ** 0.5
+    assert abs(golden.top1(model, images, labels) - model.provenance["top1"]) < 3 * deviation
     counts = [k for layer in model.layers if isinstance(layer, WeightedLayer) for k in layer.k]
     assert {1, 2} == set(counts)
-    recipe = Recipe.from_dict(load_recipe(name), name)
+    origin, given = {"cifar10": ("cifar10-flightnn-small", " --seed 0 --init cifar10-float-0.safete"
+                                 "nsors --output cifar10-flightnn-small-0.safetensors")}.get(
+        name, (name, f" --output {name}.safetensors"))
+    recipe = Recipe.from_dict(load_recipe(origin), origin)
     assert model.provenance["epochs"] == recipe.epochs
     assert model.provenance["seed"] == recipe.seed
-    assert model.provenance["command"] == (f"python -m train --recipe {name} "
-                                           f"--output {name}.safetensors")
+    assert model.provenance["command"] == f"python -m train --recipe {origin}{given}"
 
 
 def test_journal_rows():

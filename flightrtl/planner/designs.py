@@ -193,7 +193,7 @@ class DesignSpace:
 
         As long as the network is slower than ``limit`` and than its slowest layer, doubles the
         buffer of a layer that goes hungry, if that helps and fits; or else those of all
-        convolutions.
+        convolutions. With branches it begins with all: there, one layer's buffer rarely helps.
         """
         timing = self._timing(design)
         slowest = max(design.slowest.cycles, limit)
@@ -205,7 +205,9 @@ class DesignSpace:
                             key=lambda name: -timing.starved[name])
             every = [layer.name for layer in self.model.layers if isinstance(layer, Convolution)
                      and design.options[layer.name].folded is not None]
-            for names in [*([name] for name in hungry), every, every * 2]:
+            single = [[name] for name in hungry]
+            both = [every * 2, every]
+            for names in [*single, *both[::-1]] if self.model.chain else [*both, *single]:
                 options = dict(design.options)
                 for name in names:
                     options[name] = _longer(options[name], self.board.family)

@@ -25,8 +25,9 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     """The plan for a model on a board.
 
     Without ``target_rate`` it aims at the board's ``default_rate``, and where that cannot be
-    reached (or there is none) at the highest rate that fits. Among plans of equal rate the
-    cheapest is taken, so that a layer is no wider than the slowest one lets it be.
+    reached (or there is none) at the highest rate that fits in its ``default_fill``. Among plans
+    of equal rate the cheapest is taken, so that a layer is no wider than the slowest one lets it
+    be.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     if target_rate is not None and not (math.isfinite(target_rate) and target_rate > 0):
         raise UserError(f"the target rate must be above 0 inferences per second, "
                         f"not {target_rate:g}")
-    search, clock_mhz, overhead = _space(model, board, frequency)
+    share = board.default_fill if target_rate is None else board.fill
+    search, clock_mhz, overhead = _space(model, board, frequency, share)
 
     wanted = target_rate or board.default_rate
     limit = search.floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
@@ -62,7 +64,10 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     reachable = design is not None
     if design is None:
         design = search.fastest()
-    design, timing = search.buffered(design, limit if reachable else 0)
+    enough = limit if reachable else design.slowest.cycles
+    if enough * len(model.layers) > _LONG:
+        enough = max(enough, design.slowest.cycles * 101 // 100)
+    design, timing = search.buffered(design, enough)
     # Layers as slow as the limit allows may still wait for each other: narrow it until the
     # whole keeps to it.
     tighter = limit
@@ -81,6 +86,11 @@ def plan(model: Model, board: Board, frequency: float | None = None,
                 layers=tuple(_layer_plan(model, name, option, queues.get(name))
                              for name, option in design.options.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
+
+
+_LONG = 200_000
+"""Layers times cycles from which a percent of the rate is not worth further runs of the cycle
+model, each of which takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def front(model: Model, board: Board, frequency: float | None = None,
     UserError, BuildError
         As :func:`plan`.
     """
-    space, clock_mhz, overhead = _space(model, board, frequency)
+    space, clock_mhz, overhead = _space(model, board, frequency, board.fill)
     spent = total(overhead.values())
     fastest, smallest = space.fastest(), space.choose(max(space.choice.limits(0)))
     assert smallest is not None         # _space has found a choice
@@ -137,9 +147,12 @@ def front(model: Model, board: Board, frequency: float | None = None,
     return found[::-1]
 
 
-def _space(model: Model, board: Board,
-           frequency: float | None) -> tuple[DesignSpace, float, dict[str, Cost]]:
-    """All designs, the clock that the PLL gives (MHz), and what is there besides the layers."""
+def _space(model: Model, board: Board, frequency: float | None,
+           share: float) -> tuple[DesignSpace, float, dict[str, Cost]]:
+    """All designs that take no more than a share of the board's logic cells.
+
+    With the clock that the PLL gives (MHz), and the cost of what is there besides the layers.
+    """
     require_supported(model)
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
@@ -148,7 +161,7 @@ def _space(model: Model, board: Board,
         overhead["forks"] = forks_cost(model)
     spent = total(overhead.values())
     space = DesignSpace(model, board, Budget(
-        int(board.resources.lut4 * board.fill) - spent.lut4,
+        int(board.resources.lut4 * share) - spent.lut4,
         board.resources.bram - spent.bram, board.resources.dsp - spent.dsp))
     space.check_fits()
     return space, clock_mhz, overhead

@@ -4,6 +4,8 @@
     300 of the 10,000 MNIST test images, 30 of each class.
 ``fashion-mnist``
     150 of the 10,000 Fashion-MNIST test images, 15 of each class.
+``cifar10``
+    100 of the 10,000 CIFAR-10 test images, 10 of each class.
 ``digits``
     All 360 images of the test split of scikit-learn's digits.
 
