@@ -106,6 +106,15 @@ def test_every_plan_makes_a_network_and_keeps_to_the_budget(seed):
         assert [layer.name for layer in chosen.layers] == [layer.name for layer in model.layers]
 
 
+def test_no_more_than_the_default_fill_unless_a_rate_is_asked_for():
+    model = modelfile.load("mnist")
+    board = replace(ICEBREAKER, default_fill=0.6)
+    chosen = plan(model, board)
+    assert chosen.cost.lut4 <= 0.6 * board.resources.lut4
+    more = plan(model, board, target_rate=chosen.inferences_per_second * 1.2)
+    assert 0.6 * board.resources.lut4 < more.cost.lut4 <= board.fill * board.resources.lut4
+
+
 @pytest.mark.parametrize(("name", "board"), [("digits", ULX3S), ("mnist", ICEBREAKER)])
 def test_front(name, board):
     """From the smallest design to the fastest; a plan for a point's rate is as the point says."""

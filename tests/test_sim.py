@@ -193,6 +193,14 @@ def test_bundled_models_on_sample_images(name, capsys):
     assert result["cycles_per_inference"] == plan.cycles_per_inference
 
 
+def test_a_rate_can_be_asked_for(capsys):
+    """With a hard-wired first layer, and in a table that says so."""
+    assert main(["digits", "--images", "3", "--board", "ecp5", "--target-rate", "300000"]) == 0
+    text = capsys.readouterr().out
+    assert "cycles per inference  288 (planned: 288)" in text
+    assert "mismatches            0 of 30" in text
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--engine", "python", "--level", "netlist"], "leave it out, or --level netlist"),
     (["--trace-layers", "--level", "netlist"], "look into the gateware's source"),
@@ -200,6 +208,8 @@ def test_bundled_models_on_sample_images(name, capsys):
     (["--dataset", "digits", "--seed", "-1"], "--seed must be 0 or more, not -1"),
     (["--dataset", "imagenette"], "no data set 'imagenette'; there are mnist"),
     (["--dataset", "digits", "--board", "ice4"], "no board is called 'ice4'"),
+    (["--dataset", "digits", "--level", "bitstream", "--target-rate", "9"], "of the default build"),
+    (["--dataset", "digits", "--target-rate", "-9"], "target rate must be above 0"),
     ([], "no sample images of 'random' come with flightrtl"),
 ])
 def test_refuses(digits_model, arguments, message):
