@@ -6,7 +6,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -23,11 +22,13 @@ BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("fashion-mnist", "ic
 """Model and board."""
 
 
-def build(model: str, board: str, output: str) -> dict[str, Any]:
-    """The report of one build, with the bitstream's name in place of its path."""
+def build(model: str, board: str) -> dict[str, Any]:
+    """The report of one build, with the bitstream's name in place of its path.
+
+    It stays in ``build``, where it is found again as long as nothing has changed.
+    """
     command = [sys.executable, "-m", "flightrtl.build", "--model", model, "--board", board]
-    result = subprocess.run([*command, "--output", output, "--json"], stdout=subprocess.PIPE,
-                            text=True)
+    result = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise BuildError(f"{model} on {board} was not built")
     report: dict[str, Any] = json.loads(result.stdout)
@@ -58,9 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
     reports = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (model, board) in enumerate(BUILDS, 1):
-            print(f"build {number} of {len(BUILDS)}: {model} on {board}", file=sys.stderr)
-            reports.append(build(model, board, f"{folder}/{board}"))
+    for number, (model, board) in enumerate(BUILDS, 1):
+        print(f"build {number} of {len(BUILDS)}: {model} on {board}", file=sys.stderr)
+        reports.append(build(model, board))
     publish(reports, summary(reports), RESULTS, options)
     return 0

@@ -100,7 +100,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch,
         path.chmod(0o755)
         monkeypatch.setenv(name.upper().replace("-", "_"), str(path))
     monkeypatch.setenv("FAKE_CALLS", str(folder / "calls"))
-    monkeypatch.setenv("FAKE_CONSTRAINT", "36")
+    monkeypatch.setenv("FAKE_CONSTRAINT", "39.75")
     monkeypatch.setenv("FAKE_FMAX", "40,41,42,43,44")
     (folder / "calls").touch()
 

@@ -188,7 +188,7 @@ def test_a_build_and_its_products(command, fakes, tmp_path):
     assert report["resources"]["bram"] == {"used": 1, "available": 30}
     assert report["resources"]["ff"]["used"] == 2
     assert report["tools"]["yosys"] == "0.70"
-    assert (report["seed"], report["fmax_mhz"], report["clock_mhz"]) == (1, 40, 36)
+    assert (report["seed"], report["fmax_mhz"], report["clock_mhz"]) == (1, 40, 39.75)
     # Every cell is counted for one part of the design; the nameless one for its neighbour.
     first, last = report["model"]["layers"]
     assert first["resources"] == {"lut4": 3, "ff": 1, "bram": 1, "spram": 0, "dsp": 0}
@@ -300,7 +300,7 @@ def test_missed_timing(command, fakes, tmp_path, monkeypatch):
     out = tmp_path / "out"
     status, printed, err = command("--output", out, "--json")
     assert (status, printed) == (1, "")
-    assert "20.0 MHz reached, 36 MHz wanted" in err
+    assert "20.0 MHz reached, 39.75 MHz wanted" in err
     assert "--frequency 20" in err
     assert "--seeds" in err
     assert f"'network.{small_model().layers[0].name}'" in err
@@ -320,12 +320,12 @@ def test_a_clock_beside_the_design_s_own_that_misses_its_timing(command, fakes, 
 
 
 def test_a_near_miss_is_tried_again_with_other_seeds(command, fakes, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_FMAX", "35,34,37,50")
+    monkeypatch.setenv("FAKE_FMAX", "38.5,37.5,40.5,50")
     status, printed, _ = command("--output", tmp_path / "out", "--json")
     report = json.loads(printed)
     assert status == 0
-    assert (report["seed"], report["fmax_mhz"]) == (3, 37)
-    assert report["fmax_mhz_by_seed"] == {"1": 35, "2": 34, "3": 37}
+    assert (report["seed"], report["fmax_mhz"]) == (3, 40.5)
+    assert report["fmax_mhz_by_seed"] == {"1": 38.5, "2": 37.5, "3": 40.5}
     assert (tmp_path / "out" / "top.bin").read_text() == "bits of seed 3"
 
 
@@ -352,7 +352,7 @@ def test_a_clock_that_is_not_constrained(command, fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_CONSTRAINT", "12")
     status, _, err = command("--output", tmp_path / "out")
     assert status == 1
-    assert "no clock of the placed design is constrained to 36 MHz" in err
+    assert "no clock of the placed design is constrained to 39.75 MHz" in err
 
 
 # Failures of tools
@@ -446,7 +446,7 @@ def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
     progress = Progress(io.StringIO())
     request = flow.Request(model=model_file, output=tmp_path / "out")
     as_json, _ = flow.build(request, progress)
-    assert json.loads(as_json)["clock_mhz"] == 36
+    assert json.loads(as_json)["clock_mhz"] == 39.75
     with pytest.raises(UserError):
         flow.build(flow.Request(model=model_file, board="none"), progress)
     with pytest.raises(BuildError):

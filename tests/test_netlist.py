@@ -50,8 +50,8 @@ def inverted(verilog):
 def test_a_wrong_look_up_table_is_seen(board, monkeypatch, tmp_path):
     monkeypatch.setenv("FLIGHTRTL_CACHE", str(tmp_path))
     rng = np.random.default_rng(3)
-    model = random_model(rng, input_shape=(5, 4, 2), classes=4, kinds=["max_pool", "dense"],
-                         activation_bits=6)
+    model = random_model(rng, input_shape=(5, 4, 2), classes=4,
+                         kinds=["max_pool", "convolution", "dense"], activation_bits=6)
     images = random_images(rng, model, 4)
     chosen = boards.load(board)
 
