@@ -99,6 +99,12 @@ GROUP_LUT4 = (1, 3, 5, 8, 11, 13)
 DSP_BITS = {"ice40": 11, "ecp5": 0}
 """Bits of the least product for which Yosys takes a multiplier block."""
 
+# What placement adds to what synthesis counts, fitted to the engines of ResNet-8 on LFE5U-85F.
+CHAIN_LUT4 = {"ice40": 0.0, "ecp5": 3.6}
+"""Per adder: on ECP5 a carry gets into a chain and out of it through cells of its own."""
+PLACED_LUT4 = {"ice40": 0, "ecp5": 70}
+"""Per engine."""
+
 # What follows was fitted to whole designs: an MNIST network of four convolutions and a dense
 # layer (UP5K at S = 1, 4, 6, 8; LFE5U-85F at S = 2, 4, 5, 8, 12), as nextpnr counts.
 ARRAY_LUT4 = 14
@@ -179,13 +185,14 @@ def _array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     form, term = folded.source.format, folded.term
     simd, pixels = folded.folding.simd, folded.folding.pixels
     count = folded.folding.lanes * pixels
+    chains = CHAIN_LUT4[family] * count * simd          # a tree of adders, and an accumulator
     if isinstance(term, TermFormat):
         product = form.bits + term.max_exponent + (not form.signed)
         adders = adder_bits(product, simd)
         stages = sum(form.bits + (2 << stage) - 1 for stage in range(term.exponent_bits))
         lane = (PRODUCT_LUT4[family] * simd * stages + ADDER_LUT4[family] * adders
                 + ACCUMULATOR_LUT4[family] * accumulator)
-        return Cost(lut4=round(ARRAY_LUT4 + count * lane),
+        return Cost(lut4=round(ARRAY_LUT4 + chains + count * lane),
                     ff=count * (simd * product + adders + 2 * accumulator + 3))
     logic, adders, registers = _lane_bits(folded)
     lane = (LOGIC_LUT4[family] * logic + SUM_LUT4[family] * adders
@@ -195,7 +202,7 @@ def _array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
         registers += simd * (form.bits + (not form.signed) + term.code_bits - 1)
     # Triples of activations, which all lanes share.
     triples = pixels * simd * (form.bits + 2) if term.code_bits > 3 and not dsp else 0
-    return Cost(lut4=round(ARRAY_LUT4 + triples + count * lane),
+    return Cost(lut4=round(ARRAY_LUT4 + chains * (not dsp) + triples + count * lane),
                 ff=count * (registers + 2 * accumulator + 3), dsp=dsp)
 
 
@@ -211,7 +218,8 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     accumulator : int
         Bits of the array's accumulators.
     """
-    return total((_array_cost(folded, family, accumulator), _rest_cost(folded, accumulator),
+    return total((Cost(lut4=PLACED_LUT4[family]), _array_cost(folded, family, accumulator),
+                  _rest_cost(folded, accumulator),
                   _window_cost(folded, family), _weights_cost(folded, family)))
 
 
