@@ -36,6 +36,7 @@ def test_sums_are_modulo_the_width():
     (3, 4, 4),
     (3, 3, 4),   # the chain does, and takes a cycle to start again
     (6, 2, 7),
+    (4, 1, 5),   # each word ends a pass
 ])
 def test_throughput_and_latency(lanes, words, cycles):
     array = PEArray(lanes=lanes, simd=2, width=20)

@@ -186,6 +186,6 @@ def test_samples_are_written_from_the_test_split(tmp_path, small, monkeypatch, c
 
 
 def test_samples_names():
-    assert samples.names() == ["digits", "fashion-mnist", "mnist"]
-    with pytest.raises(KeyError, match="there are samples of digits, fashion-mnist, mnist"):
+    assert samples.names() == ["cifar10", "digits", "fashion-mnist", "mnist"]
+    with pytest.raises(KeyError, match="samples of cifar10, digits, fashion-mnist, mnist"):
         samples.load("cifar")

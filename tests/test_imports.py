@@ -31,11 +31,13 @@ FLOORS = [
      "samples", "boards"},
     {"gateware"},
     {"planner"},
-    {"top", "toolchain", "implement", "cache", "report", "plots", "flow", "host", "build"},
+    {"top", "toolchain", "implement", "cache", "report", "plots", "flow", "host", "build",
+     "explore"},
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.
-LATE = {"torch", "sklearn", "scipy", "PIL", "pooch", "matplotlib", "serial", "rich"}
+LATE = {"torch", "sklearn", "scipy", "PIL", "pooch", "matplotlib", "serial", "rich",
+        "distributed"}
 
 
 def modules(package):
