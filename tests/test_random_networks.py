@@ -43,7 +43,8 @@ def check_timing(case, network, images):
     size = network.model.output.size
     ends = run.cycles["o"][size - 1::size]
     assert ends[0] - run.cycles["i"][0] == timing.latency
-    assert ends[-1] - ends[-2] == timing.interval
+    # Of two intervals that take turns, the longer one.
+    assert max(ends[-1] - ends[-2], ends[-2] - ends[-3]) == timing.interval
 
 
 @fewer

@@ -15,6 +15,7 @@ from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Network
 from flightrtl.gateware.buffer import StreamBuffer
 from flightrtl.gateware.engine import LayerEngine
+from flightrtl.model import INPUT
 from flightrtl.planner.cycles import measure
 from sim import compiler, cxxrtl
 from sim.__main__ import main
@@ -68,7 +69,7 @@ def case():
     model = random_model(rng, input_shape=(9, 8, 2), input_format=ActivationFormat(8),
                          kinds=("convolution", "max_pool", "convolution", "dense"), classes=5,
                          activation_bits=8)
-    plan = planner.plan(model, boards.load("ice40"))
+    plan = planner.plan(model, boards.load("ice40"), target_rate=1e5)      # all on engines
     return model, plan.foldings, random_images(rng, model, 3)
 
 
@@ -198,9 +199,9 @@ def test_a_layer_that_stops_is_named_and_not_those_that_wait_for_it(case):
     assert not any(layer.differing for layer in traces.layers)
 
 
-def bundled(name, board):
+def bundled(name, board, rate=None):
     model, target = modelfile.load(name), boards.load(board)
-    plan = planner.plan(model, target)
+    plan = planner.plan(model, target, target_rate=rate)
     network = Observed(Network(model, plan.foldings, memory_register=target.memory_register))
     return plan, network, samples.load(name)[0].astype(np.int64)
 
@@ -264,7 +265,7 @@ def test_activity_takes_images_enough():
 
 @compiled
 def test_counting_tells_a_stuck_network():
-    _, network, images = bundled("digits", "ice40")
+    _, network, images = bundled("digits", "ice40", 20_000)
     with pytest.raises(Stuck, match="no transfer in 3 cycles, in image 0 of those"):
         count(cxxrtl.build(network).simulation(), network, images, patience=3)
 
@@ -305,7 +306,7 @@ def broken_digits(monkeypatch):
 def test_the_command_names_layer_pixel_channel_and_values(engine, broken_digits, capsys):
     plant, (image, row, column, channel), value, expected = broken_digits
     plant("term")
-    arguments = ["digits", "--images", "4", "--engine", engine]
+    arguments = ["digits", "--images", "4", "--engine", engine, "--target-rate", "9000"]
     verdict = (f"error: layer 'conv1' is the first that differs: image {image}, row {row}, column "
                f"{column}, channel {channel} is {value}, must be {expected}")
     assert main([*arguments, "--trace-layers"]) == 1
@@ -347,7 +348,7 @@ def test_the_command_records_the_image_that_is_wrong(form, broken_digits, capsys
     plant("term")
     path = tmp_path / f"wrong.{form}"
     assert main(["digits", "--images", "4", "--engine", "cxxrtl", "--trace-layers",
-                 f"--{form}", str(path)]) == 1
+                 "--target-rate", "9000", f"--{form}", str(path)]) == 1
     assert f"recording image {image} of 4 in " in capsys.readouterr().err
     assert path.stat().st_size > 10_000
 
@@ -360,8 +361,10 @@ def test_bundled_models_are_as_busy_as_planned(name):
     found = activity(network, counts)
     assert found.steady
     assert found.interval == plan.cycles_per_inference
-    assert sorted(layer.name for layer in found.slowest) == sorted(
-        layer.name for layer in plan.layers if layer.cycles == plan.slowest.cycles)
+    slowest = {layer.name for layer in plan.layers if layer.cycles == plan.slowest.cycles}
+    if plan.cycles_per_inference == network.model.input.size:
+        slowest.add(INPUT)
+    assert {layer.name for layer in found.slowest} == slowest
     for layer in found.layers:
         assert layer.cycles == found.interval
         assert layer.needs - layer.stalled <= layer.busy <= layer.needs

@@ -98,7 +98,7 @@ def logits(names, changes):
 def digits():
     model = modelfile.load("digits")
     assert model.output.format.bits == 12
-    plan = planner.plan(model, boards.load("ice40"))
+    plan = planner.plan(model, boards.load("ice40"), target_rate=20_000)   # with engines
     return model, plan, samples.load("digits")[0][:1].astype(np.int64)
 
 

@@ -38,7 +38,8 @@ class Timing:
     Parameters
     ----------
     interval : int
-        Cycles from one image's last logit to the next one's, once the pipeline is full.
+        Cycles from one image's last logit to the next one's, once the pipeline is full. Of two
+        that take turns, as happens where images take a few cycles, the longer one.
     latency : int
         Cycles from the transfer of the first image's first value to that of its last logit.
     busy : mapping of str to int
@@ -346,7 +347,7 @@ def measure(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
         winner = graph.tick()
         cycle += 1
     return Timing(
-        interval=spans[-1], latency=finished[0],
+        interval=max(spans[-2:]), latency=finished[0],
         busy={name: marks[-1][name][0] - marks[-2][name][0] for name in graph.weighted},
         starved={name: marks[-1][name][1] - marks[-2][name][1] for name in graph.weighted},
         queues={name: add.needed for name, (add, *_) in graph.adds.items()})
