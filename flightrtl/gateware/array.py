@@ -35,7 +35,7 @@ class PEArray(wiring.Component):
 
     Cost, per lane and pixel: the PE, an adder and two registers of ``width`` bits. 8 lanes of 4
     terms with 20 bits measure 1,967 LUT4 on iCE40 and 2,001 on ECP5 (``python -m benchmarks
-    components``); placed, with their weight memory, 65.0 and 67.6 cells a term (``python -m
+    components``); placed, with their weight memory, 65.3 and 67.6 cells a term (``python -m
     benchmarks pe``).
     Latency: a pass's first sum is valid ``latency`` cycles after its last transfer. Throughput: a
     transfer per cycle; a pass takes ``max(transfers, lanes + 1)`` cycles.
