@@ -8,14 +8,18 @@ and ``FAKE_STALL`` (name of a tool), ``FAKE_SAY`` (last words of the one that fa
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-__all__ = ["calls", "install"]
+__all__ = ["alive", "calls", "install", "interrupt"]
 
 CELLS = {
     "system.network.first.pe_LC": ("ICESTORM_LC", {"O": [5]}),
@@ -109,3 +113,36 @@ def calls(folder: Path) -> list[list]:
     """Name, arguments and environment variables' names of every run so far."""
     text = (folder / "calls").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is still running (one that only waits to be collected is not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def interrupt(folder: Path, command: Sequence[str], number: int) -> tuple[int, str, str]:
+    """Run a command of this project until the tool that ``FAKE_STALL`` names runs, and signal it.
+
+    Returns its status and what it printed, once the tool is gone too.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=Path(__file__).parents[1],
+        # Whoever starts the tests in the background has them ignore Ctrl-C, which is inherited.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
+    note = folder / "calls.pids"
+    deadline = time.monotonic() + 60
+    while not (note.exists() and len(note.read_text().split()) == 2):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(number)
+    printed, err = child.communicate(timeout=30)
+    for pid in map(int, note.read_text().split()):
+        while alive(pid):
+            assert time.monotonic() < deadline, "the tool is still running"
+            time.sleep(0.05)
+    return child.returncode, printed, err

@@ -36,8 +36,8 @@ from flightrtl.model import (
 )
 
 __all__ = ["FOR_SMALL_BOARDS", "extreme_maps", "random_add", "random_format", "random_graph",
-           "random_images",
-           "random_layer", "random_map", "random_model", "residual_model", "residual_network"]
+           "random_images", "random_layer", "random_map", "random_model", "residual_model",
+           "residual_network"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 

@@ -1,12 +1,10 @@
 """The build command, with stand-ins for the tools; one test at the end runs the real ones."""
 
-import functools
 import io
 import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,6 @@ from flightrtl.progress import Progress
 
 from . import faketools
 from .models import random_model
-from .test_toolchain import alive
 
 REPORT_KEYS = {
     "model", "board", "device", "tools", "seed", "resources", "estimate", "clock_mhz", "fmax_mhz",
@@ -419,27 +416,11 @@ def test_programming(command, fakes, tmp_path, monkeypatch):
 def test_interrupting_a_build(fakes, tmp_path, model_file, monkeypatch, number, expected, tool):
     monkeypatch.setenv("FAKE_STALL", tool)
     out = tmp_path / "new" / "out"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flightrtl.build", "--model", model_file, "--output", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[1],
-        # Whoever starts the tests in the background has them ignore Ctrl-C, which is inherited.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
-    note = fakes / "calls.pids"
-    deadline = time.monotonic() + 60
-    while not (note.exists() and len(note.read_text().split()) == 2):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    child.send_signal(number)
-    printed, err = child.communicate(timeout=30)
-    assert (child.returncode, printed) == (expected, "")
+    status, printed, err = faketools.interrupt(fakes, [
+        "flightrtl.build", "--model", model_file, "--output", str(out)], number)
+    assert (status, printed) == (expected, "")
     assert "Traceback" not in err
     assert not (tmp_path / "new").exists()
-    for pid in map(int, note.read_text().split()):
-        while alive(pid):
-            assert time.monotonic() < deadline, "the tool is still running"
-            time.sleep(0.05)
 
 
 def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):

@@ -1,13 +1,8 @@
 """Many builds of one model, with stand-ins for the tools: results, going on, failures, Ctrl-C."""
 
-import functools
 import json
 import signal
-import subprocess
-import sys
-import time
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +11,6 @@ from flightrtl.errors import BuildError, UserError
 
 from . import faketools
 from .test_build import small_model
-from .test_toolchain import alive
 
 RATES = ["1000", "20000"]
 
@@ -126,24 +120,9 @@ def test_on_a_cluster(run, fakes):
 def test_ctrl_c_stops_the_builds(fakes, tmp_path, model_file, monkeypatch):
     monkeypatch.setenv("FAKE_STALL", "yosys")
     out = tmp_path / "out"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flightrtl.explore", "--model", model_file, "--output", str(out),
-         "--rates", "1000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-        start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
-    note = fakes / "calls.pids"
-    deadline = time.monotonic() + 60
-    while not (note.exists() and len(note.read_text().split()) == 2):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
-    assert child.returncode == 130
+    status, _, err = faketools.interrupt(fakes, [
+        "flightrtl.explore", "--model", model_file, "--output", str(out), "--rates", "1000"],
+        signal.SIGINT)
+    assert status == 130
     assert "Traceback" not in err
-    for pid in map(int, note.read_text().split()):
-        while alive(pid):
-            assert time.monotonic() < deadline, "the tool is still running"
-            time.sleep(0.05)
     assert not list(out.glob("*/.work*"))

@@ -22,14 +22,6 @@ def fakes(tmp_path, monkeypatch):
     return tmp_path / "tools"
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is still running (one that only waits to be collected is not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_tool_named_in_the_environment_is_used(fakes, monkeypatch):
     monkeypatch.setenv("FAKE_VERSION", "0.71+12")
     tool = find("yosys")
@@ -141,6 +133,6 @@ def test_an_interrupt_stops_the_tool_and_what_it_started(tmp_path):
     pids = (tmp_path / "log").read_text().split()[2:]
     assert len(pids) == 2
     deadline = time.monotonic() + 5
-    while any(alive(int(pid)) for pid in pids):
+    while any(faketools.alive(int(pid)) for pid in pids):
         assert time.monotonic() < deadline, "a process is still there"
         time.sleep(0.02)

@@ -61,7 +61,7 @@ def test_windows_side_by_side(source_pixels, pixels, stride, memories):
 
 @pytest.mark.parametrize("register", [False, True])
 def test_latency(register):
-    """Three cycles, or four, from the last activation that the first row of windows needs."""
+    """Three cycles, or five, from the last activation that the first row of windows needs."""
     window = SlidingWindow(shape=(5, 4, 1), kernel=(3, 3), simd=1, register=register)
     run = simulate(window, np.random.default_rng(0).integers(0, 256, (1, 5, 4, 1)))
     assert run.cycles["o"][0] - run.cycles["i"][3 * 4 - 1] == 3 + 2 * register

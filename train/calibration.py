@@ -16,6 +16,7 @@ from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
 from .network import Network
 from .quantizers.flightnn import TermQuantizer
 from .quantizers.terms import Decomposition, decompose
+from .target import choosing
 
 __all__ = ["choose_terms", "correct_biases", "harm", "settle_terms"]
 
@@ -30,12 +31,6 @@ def _pooled(layer: nn.Module, inputs: list[Tensor]) -> Tensor:
         return layer.activate(functional.avg_pool2d(inputs[0], layer.kernel, layer.stride))
     result: Tensor = layer.eval()(*inputs)
     return result
-
-
-def _chosen(network: Network) -> list[tuple[QuantizedLayer, TermQuantizer]]:
-    """The layers that can choose their terms."""
-    return [(layer, layer.quantizer) for layer in network.weighted
-            if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn]
 
 
 @torch.no_grad()
@@ -69,7 +64,7 @@ def harm(network: Network, images: Tensor, *, seed: int = 0) -> dict[str, Tensor
         By the name of each layer that can choose its terms: the harm with 0, 1, .. K terms.
     """
     network = copy.deepcopy(network).train()        # binary layers have gradients in training only
-    chosen = _chosen(network)
+    chosen = choosing(network.weighted)
     residuals = {}
     for layer, quantizer in chosen:
         terms = _whole(layer, quantizer).terms
@@ -130,7 +125,7 @@ def settle_terms(network: Network, images: Tensor, target_k: float) -> int:
     """
     with torch.enable_grad():
         found = {name: each.tolist() for name, each in harm(network, images).items()}
-    layers = {layer.name: (layer, quantizer) for layer, quantizer in _chosen(network)}
+    layers = {layer.name: (layer, quantizer) for layer, quantizer in choosing(network.weighted)}
     counts = {name: quantizer.frozen_on.sum(dim=0).tolist()
               for name, (_, quantizer) in layers.items()}
     most = {name: _whole(*pair).on.sum(dim=0).tolist() for name, pair in layers.items()}
@@ -180,7 +175,7 @@ def choose_terms(network: Network, images: Tensor, target_k: float) -> None:
     """
     if not target_k >= 1:
         raise ValueError(f"target_k must be 1 or more, not {target_k}: every filter keeps a term")
-    for layer, quantizer in _chosen(network):
+    for layer, quantizer in choosing(network.weighted):
         layer.freeze()
         quantizer.frozen_on[1:] = False
     settle_terms(network, images, target_k)

@@ -10,17 +10,22 @@ import torch
 from .layers import QuantizedLayer
 from .quantizers.flightnn import TermQuantizer
 
-__all__ = ["TermTarget", "mean_k"]
+__all__ = ["TermTarget", "choosing", "mean_k"]
 
 _GAIN = 0.5
 _LIMIT = math.log(1e4)
 
 
+def choosing(layers: Sequence[QuantizedLayer]) -> list[tuple[QuantizedLayer, TermQuantizer]]:
+    """The layers whose filters choose their terms, with their quantizers."""
+    return [(layer, layer.quantizer) for layer in layers
+            if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn]
+
+
 def mean_k(layers: Sequence[QuantizedLayer]) -> float:
     """Terms for each filter of the layers that learn them, in their last forward pass."""
-    counts = [layer.quantizer.parts.k for layer in layers
-              if isinstance(layer.quantizer, TermQuantizer) and layer.quantizer.learn
-              and layer.quantizer.parts is not None]
+    counts = [quantizer.parts.k for _, quantizer in choosing(layers)
+              if quantizer.parts is not None]
     return float(torch.cat(counts).double().mean()) if counts else 0.0
 
 

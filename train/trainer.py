@@ -212,9 +212,8 @@ class Trainer:
 
     def _freeze(self) -> None:
         """Let every filter keep its number of terms; with a target, they are what it says."""
-        quantizers = [layer.quantizer for layer in self.network.weighted]
-        if all(bool(getattr(each, "frozen", True)) for each in quantizers):
-            return
+        if self.epochs and self.epochs[-1].get("frozen"):
+            return                          # they do already
         for layer in self.network.weighted:
             layer.freeze()
         if self.recipe.target_k:

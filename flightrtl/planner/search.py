@@ -19,6 +19,10 @@ from .queues import shortest
 
 __all__ = ["FrontPoint", "front", "plan"]
 
+_LONG = 200_000
+"""Layers times cycles from which a percent of the rate is not worth further runs of the cycle
+model, each of which takes seconds."""
+
 
 def plan(model: Model, board: Board, frequency: float | None = None,
          target_rate: float | None = None) -> Plan:
@@ -86,11 +90,6 @@ def plan(model: Model, board: Board, frequency: float | None = None,
                 layers=tuple(_layer_plan(model, name, option, queues.get(name))
                              for name, option in design.options.items()),
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
-
-
-_LONG = 200_000
-"""Layers times cycles from which a percent of the rate is not worth further runs of the cycle
-model, each of which takes seconds."""
 
 
 @dataclass(frozen=True)
