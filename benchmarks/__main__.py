@@ -6,11 +6,21 @@ import sys
 
 from flightrtl.errors import UserError, run_cli
 
-from . import accuracy_table, builds, components, mutations, pe, simulation, verification
+from . import (
+    accuracy_table,
+    builds,
+    components,
+    dataflows,
+    mutations,
+    pe,
+    simulation,
+    verification,
+)
 
 BENCHMARKS = {"accuracy": accuracy_table.main, "builds": builds.main,
               "components": components.main,
-              "mutations": mutations.main, "pe": pe.main,
+              "dataflows": dataflows.main, "mutations": mutations.main,
+              "pe": pe.main,
               "simulation": simulation.main, "verification": verification.main}
 
 

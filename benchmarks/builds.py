@@ -22,12 +22,13 @@ BUILDS = (("mnist", "icebreaker"), ("mnist", "ulx3s_85f"), ("fashion-mnist", "ic
 """Model and board."""
 
 
-def build(model: str, board: str) -> dict[str, Any]:
+def build(model: str, board: str, *options: str) -> dict[str, Any]:
     """The report of one build, with the bitstream's name in place of its path.
 
     It stays in ``build``, where it is found again as long as nothing has changed.
     """
-    command = [sys.executable, "-m", "flightrtl.build", "--model", model, "--board", board]
+    command = [sys.executable, "-m", "flightrtl.build", "--model", model, "--board", board,
+               *options]
     result = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise BuildError(f"{model} on {board} was not built")

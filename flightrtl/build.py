@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target-rate", metavar="N",
                         type=_number(float, 0.001, 1e12, "a rate in inferences per second"),
                         help="inferences per second that are enough (default: all that fit)")
+    parser.add_argument("--dataflow", choices=("mixed", "folded"), default="mixed",
+                        help="what suits each layer, or an engine for each (default: mixed)")
     parser.add_argument("--seeds", type=_number(int, 1, 1000, "a number of tries"), metavar="N",
                         help="place and route with N seeds and keep the fastest (default: one, "
                              "and up to three more while timing is only just missed)")
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Progress()
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
-        target_rate=options.target_rate, seeds=options.seeds, output=options.output)
+        target_rate=options.target_rate, seeds=options.seeds, dataflow=options.dataflow,
+        output=options.output)
     try:
         if options.verilog is not None:
             flow.write_verilog(request, options.verilog, progress)

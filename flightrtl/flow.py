@@ -59,6 +59,8 @@ class Request:
     seeds : int, optional
         Place-and-route tries, of which the fastest is kept; if None, as many as it takes, up
         to four.
+    dataflow : {"mixed", "folded"}
+        Whether the planner chooses one for each layer, or all are folded.
     output : Path, optional
         Where the products go; ``build/<board>/<model>`` if None.
     """
@@ -68,6 +70,7 @@ class Request:
     frequency: float | None = None
     target_rate: float | None = None
     seeds: int | None = None
+    dataflow: str = "mixed"
     output: Path | None = None
 
 
@@ -86,7 +89,7 @@ class _Job:
         """Choose the foldings."""
         progress.step(f"planning {self.model.name} for {self.board.name}")
         chosen = plan(self.model, self.board, frequency=self.request.frequency,
-                      target_rate=self.request.target_rate)
+                      target_rate=self.request.target_rate, dataflow=self.request.dataflow)
         progress.done(f"{chosen.inferences_per_second:,.0f} inferences per second "
                       f"at {chosen.clock_mhz:g} MHz")
         return chosen
@@ -120,7 +123,7 @@ def estimate(request: Request, progress: Progress) -> Report:
     job = _Job(request)
     report = _report(job, job.plan(progress), _library_versions(), None)
     progress.step("other rates")
-    points = front(job.model, job.board, request.frequency)
+    points = front(job.model, job.board, request.frequency, dataflow=request.dataflow)
     progress.done()
     return dataclasses.replace(report, front=[FrontReport(
         cycles=point.cycles, inferences_per_second=point.rate, lut4=point.cost.lut4,
@@ -153,7 +156,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "model": job.sha256, "board": dataclasses.asdict(job.board), "versions": versions,
         "platform": file_digest(Path(inspect.getfile(type(platform)))),
         "frequency": request.frequency, "target_rate": request.target_rate,
-        "seeds": request.seeds, "sources": source_digest(),
+        "seeds": request.seeds, "dataflow": request.dataflow, "sources": source_digest(),
         "output": str(job.output.resolve())})
     cache = Cache.read(job.output)
     if cache.holds(request=request_key):
@@ -335,6 +338,7 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
             simd=layer.simd, pixels=layer.folding.pixels if layer.folding else 1,
             output_pixels=layer.pixels, terms=layer.terms, cycles=layer.cycles,
             utilization=layer.utilization, k_histogram=layer.k_histogram,
+            buffer_bits=layer.buffer_bits, weight_read_bits=layer.weight_read_bits,
             resources=_every(parts.get(part, {}))) for part, layer in layers.items()],
         other={part: _every(parts[part]) for part in sorted(parts) if part not in layers},
         board=job.board.name, device=job.board.device, tools=versions,

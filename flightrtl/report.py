@@ -36,6 +36,9 @@ class LayerReport:
         Share of its lane-cycles that do a real term's work, 0 to 1.
     k_histogram : mapping of int to int
         How many filters have how many terms per weight.
+    buffer_bits, weight_read_bits : int
+        Of the input rows kept on chip (poolings not counted), and of the weights that are read
+        from memory for one inference.
     resources : mapping of str to int
         What it takes; measured after place and route, or estimated in an estimate.
     """
@@ -51,6 +54,8 @@ class LayerReport:
     cycles: int
     utilization: float
     k_histogram: Mapping[int, int]
+    buffer_bits: int
+    weight_read_bits: int
     resources: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
@@ -61,6 +66,7 @@ class LayerReport:
             "output_pixels": self.output_pixels, "terms": self.terms, "cycles": self.cycles,
             "utilization": round(self.utilization, 6),
             "k_histogram": {str(k): count for k, count in sorted(self.k_histogram.items())},
+            "buffer_bits": self.buffer_bits, "weight_read_bits": self.weight_read_bits,
             "resources": dict(self.resources)}
 
 

@@ -10,7 +10,7 @@ A test is then data only: what goes in, what must come out.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,7 +193,7 @@ class _Sink(_End):
 def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
                 outputs: Mapping[str, int], *, seed: int = 0,
                 stall: float | Pauses | Mapping[str, float | Pauses] = 0.0, timeout: int = 10_000,
-                idle: int = 16) -> Run:
+                idle: int = 16, beside: Sequence[Callable[[Any], Any]] = ()) -> Run:
     """Feed a component's input streams and collect its output streams.
 
     Checked on every output: valid stays until the transfer, the payload stays with it, valid does
@@ -217,6 +217,8 @@ def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
         Cycles after which a run that is not done fails.
     idle : int
         Cycles to go on after the last transfer, to see that no other one follows.
+    beside : sequence of async callable
+        Testbenches that look on, without end.
 
     Returns
     -------
@@ -271,6 +273,8 @@ def run_streams(dut: wiring.Component, inputs: Mapping[str, Sequence[Any]],
     simulator = Simulator(dut)
     simulator.add_clock(PERIOD, if_exists=True)
     simulator.add_testbench(bench)
+    for other in beside:
+        simulator.add_testbench(other, background=True)
     simulator.run()
 
     run = Run()

@@ -40,7 +40,7 @@ def test_speed_of_simulation():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("simulation", "--model", "digits", "--save"), "--save keeps the results of all designs"),
-    (("nope",), "there is no benchmark 'nope'; there is accuracy, builds, components, mutations,"),
+    (("nope",), "there is no benchmark 'nope'; there is accuracy, builds, components, dataflows,"),
     (("pe", "--lanes", "0"), "--lanes must be 1 or more, not 0"),
 ])
 def test_bad_requests(arguments, message):

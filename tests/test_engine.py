@@ -1,8 +1,12 @@
 # amaranth: UnusedElaboratable=no
 """Engines: their cycles, their widths and what they refuse."""
 
+import re
+
 import numpy as np
 import pytest
+from amaranth import Value
+from amaranth.back import rtlil
 
 from flightrtl import golden
 from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
@@ -175,3 +179,30 @@ def test_multiplier_blocks_are_for_fixed_point():
         processing_element(TermFormat(), simd=1, activation=source.format, dsp=True)
     with pytest.raises(TypeError, match="dsp must be True or False, not 1"):
         Folding(1, 1, dsp=1)
+
+
+@pytest.mark.parametrize("folding", [Folding(2, 2), Folding(3, 6, column=True, pixels=2, rows=7)])
+@pytest.mark.parametrize("register", [False, True])
+def test_buffer_bits_and_weight_reads(folding, register):
+    """The planner's formulas, against the memories that are made and the words that are read."""
+    rng = np.random.default_rng(5)
+    source = TensorType((6, 8, 2), ActivationFormat(4))
+    maps = random_map(rng, source, 2)
+    layer = random_layer(rng, "convolution", source, maps, kernel=(3, 3), stride=(1, 1),
+                         padding=(1, 1, 1, 1), k=[2, 1, 1])
+    dut = engine(layer, source, folding, register)
+    memories = re.findall(r"memory width (\d+) size (\d+)", rtlil.convert(dut.window))
+    assert sum(int(width) * int(size) for width, size in memories) == dut.folded.buffer_bits
+
+    dut = engine(layer, source, folding, register)
+    reads = 0
+
+    async def count(ctx):
+        nonlocal reads
+        words = dut.weights.o
+        async for _, _, valid, ready in ctx.tick().sample(words.valid, words.ready):
+            reads += valid & ready
+
+    size = golden.apply(layer, maps).size // folding.pixels
+    run_streams(dut, {"i": maps.ravel().tolist()}, {"o": size}, timeout=20_000, beside=[count])
+    assert reads * len(Value.cast(dut.weights.o.payload)) == 2 * dut.folded.weight_read_bits

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from flightrtl import boards, golden, modelfile
+from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Hardwired, HardwiredLayer, Network
 from flightrtl.model import Model, TensorType
@@ -153,3 +154,19 @@ def test_hardwired_takes_single_pixels():
 def test_bad_choice(change):
     with pytest.raises(ValueError, match="must be 1 to"):
         Hardwired(**change)
+
+
+def test_a_plan_may_be_told_to_fold_every_layer():
+    model, board = modelfile.load("digits"), boards.load("ecp5")
+    mixed, folded = (plan(model, board, target_rate=300_000, dataflow=dataflow)
+                     for dataflow in ("mixed", "folded"))
+    assert "hard-wired" in {layer.dataflow for layer in mixed.layers}
+    assert {layer.dataflow for layer in folded.layers} == {"folded", "streamed"}
+    assert folded.cost.lut4 > mixed.cost.lut4
+    for chosen in (mixed, folded):
+        assert chosen.inferences_per_second >= 300_000
+        for layer in chosen.layers:
+            assert bool(layer.weight_read_bits) == (layer.dataflow == "folded")
+            assert bool(layer.buffer_bits) == (layer.dataflow != "streamed")
+    with pytest.raises(UserError, match="the data flow must be mixed or folded, not 'wired'"):
+        plan(model, board, dataflow="wired")

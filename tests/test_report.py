@@ -18,11 +18,13 @@ CONVOLUTION = LayerReport(
     name="conv1", type="convolution", dataflow="folded", lanes=8, simd=2, pixels=1,
     output_pixels=196, terms=39200,
     cycles=4900, utilization=0.975, k_histogram={2: 3, 1: 5},
+    buffer_bits=16384, weight_read_bits=9000,
     resources={"lut4": 750, "ff": 500, "bram": 3, "spram": 0, "dsp": 0})
 POOL = LayerReport(
     name="pool1", type="max_pool", dataflow="streamed", lanes=1, simd=1, pixels=1,
     output_pixels=49, terms=0,
-    cycles=784, utilization=0, k_histogram={}, resources={"lut4": 50, "ff": 30})
+    cycles=784, utilization=0, k_histogram={},
+    buffer_bits=0, weight_read_bits=0, resources={"lut4": 50, "ff": 30})
 ESTIMATE = Report(
     model="<net>", sha256="0" * 64, layers=(CONVOLUTION, POOL),
     accuracy={"dataset": "mnist", "images": 10000, "top1": 0.9931},

@@ -225,6 +225,18 @@ class FoldedLayer:
         folding = self.folding
         return self.terms / (self.cycles * folding.lanes * folding.simd * folding.pixels)
 
+    @property
+    def buffer_bits(self) -> int:
+        """Bits of the line buffer's memories."""
+        return self.ring.banks * self.ring.lanes * self.ring.depth * self.ring.width
+
+    @property
+    def weight_read_bits(self) -> int:
+        """Bits of weights read for one inference: every word once for ``M`` output pixels."""
+        folding = self.folding
+        words = self.pixels // folding.pixels * self.passes * self.words
+        return words * folding.lanes * folding.simd * self.term.code_bits
+
     @cached_property
     def words_of_terms(self) -> IntArray:
         """Codes in the order of the hardware, (passes * words, lanes, simd).

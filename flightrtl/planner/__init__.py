@@ -2,6 +2,6 @@
 
 from .cost import Cost
 from .plan import LayerPlan, Plan
-from .search import FrontPoint, front, plan
+from .search import DATAFLOWS, FrontPoint, front, plan
 
-__all__ = ["Cost", "FrontPoint", "LayerPlan", "Plan", "front", "plan"]
+__all__ = ["DATAFLOWS", "Cost", "FrontPoint", "LayerPlan", "Plan", "front", "plan"]

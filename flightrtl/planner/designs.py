@@ -84,9 +84,12 @@ class DesignSpace:
         What with.
     budget : Budget
         What the board has for the layers.
+    dataflow : {"mixed", "folded"}
+        Whether each layer gets the data flow that suits it, or all an engine.
     """
 
-    def __init__(self, model: Model, board: Board, budget: Budget) -> None:
+    def __init__(self, model: Model, board: Board, budget: Budget,
+                 dataflow: str = "mixed") -> None:
         self.model, self.board, self.budget = model, board, budget
         self.floor = max(model.input.size, model.output.size)
         """Cycles that the image or the logits take to pass, one value in a cycle."""
@@ -99,7 +102,7 @@ class DesignSpace:
                 assert isinstance(layer, (Convolution, Dense))
                 options[name] = {pixels: folded_options(model, layer, pixels, board)
                                  for pixels in counts}
-                if model.chain and takes_single_pixels(model, name):
+                if dataflow == "mixed" and model.chain and takes_single_pixels(model, name):
                     for pixels in counts:
                         options[name][pixels] += hardwired_options(model, layer, pixels, board)
         self.choice = Choice(options, [names for names, _ in groups])
@@ -303,7 +306,8 @@ def _some(limits: list[int]) -> list[int]:
 def _with(option: Option, folded: FoldedLayer, family: str) -> Option:
     """The option, folded a little differently, at what that costs."""
     accumulator = signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
-    return replace(option, folded=folded, cost=engine_cost(folded, family, accumulator))
+    return replace(option, folded=folded, cost=engine_cost(folded, family, accumulator),
+                   buffer_bits=folded.buffer_bits)
 
 
 def _longer(option: Option, family: str) -> Option:

@@ -40,6 +40,8 @@ class Option:
         Estimate.
     hardwired : Hardwired, optional
         How it is hard-wired, if it is.
+    buffer_bits : int
+        Of the image rows that it keeps; those of poolings are not counted.
     """
 
     folded: FoldedLayer | None
@@ -47,6 +49,7 @@ class Option:
     utilization: float
     cost: Cost
     hardwired: Hardwired | None = None
+    buffer_bits: int = 0
 
     @property
     def choice(self) -> Folding | Hardwired | None:
@@ -156,7 +159,8 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
                     if found and cost.lut4 > _LARGE * board.resources.lut4:
                         break           # more lanes are larger still
                     found.append(Option(folded, max(folded.cycles, transfers),
-                                        folded.utilization, cost))
+                                        folded.utilization, cost,
+                                        buffer_bits=folded.buffer_bits))
     return _pareto(found)
 
 
@@ -189,7 +193,8 @@ def hardwired_options(model: Model, layer: Convolution | Dense, pixels: int,
         return []
     rows, columns = model.tensors[layer.name].shape[:2]
     cycles = hardwired_cycles(made)
-    return [Option(None, cycles, rows * columns / cycles, cost, chosen)]
+    return [Option(None, cycles, rows * columns / cycles, cost, chosen,
+                   made.window.memory_bits)]
 
 
 def _pareto(options: Iterable[Option]) -> list[Option]:

@@ -42,6 +42,10 @@ class LayerPlan:
         How many filters have how many terms per weight.
     cost : Cost
         Estimate for its engine, or for what else computes it.
+    buffer_bits : int
+        Of the input rows that it keeps on chip; those of poolings are not counted.
+    weight_read_bits : int
+        Of weights that it reads from memory for one inference.
     queues : (int, int), optional
         Of an addition: depths of the queues before its operands.
     """
@@ -56,6 +60,8 @@ class LayerPlan:
     utilization: float
     k_histogram: Mapping[int, int]
     cost: Cost
+    buffer_bits: int = 0
+    weight_read_bits: int = 0
     queues: tuple[int, int] | None = None
 
     @property

@@ -17,7 +17,9 @@ from .options import Option
 from .plan import LayerPlan, Plan
 from .queues import shortest
 
-__all__ = ["FrontPoint", "front", "plan"]
+__all__ = ["DATAFLOWS", "FrontPoint", "front", "plan"]
+
+DATAFLOWS = "mixed", "folded"
 
 _LONG = 200_000
 """Layers times cycles from which a percent of the rate is not worth further runs of the cycle
@@ -25,7 +27,7 @@ model, each of which takes seconds."""
 
 
 def plan(model: Model, board: Board, frequency: float | None = None,
-         target_rate: float | None = None) -> Plan:
+         target_rate: float | None = None, dataflow: str = "mixed") -> Plan:
     """The plan for a model on a board.
 
     Without ``target_rate`` it aims at the board's ``default_rate``, and where that cannot be
@@ -43,20 +45,25 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         Clock, MHz; the board's default if not given.
     target_rate : float, optional
         Inferences per second to reach, with the smallest design that does.
+    dataflow : {"mixed", "folded"}
+        Whether each layer gets the data flow that suits it (see
+        :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine.
 
     Raises
     ------
     UserError
-        For a frequency or rate that is not a positive number, or a model that has layers without
-        hardware (:class:`~flightrtl.modelfile.ModelError`).
+        For a frequency or rate that is not a positive number, another data flow, or a model that
+        has layers without hardware (:class:`~flightrtl.modelfile.ModelError`).
     BuildError
         If the model does not fit, or the rate cannot be reached; names the layer and the knob.
     """
     if target_rate is not None and not (math.isfinite(target_rate) and target_rate > 0):
         raise UserError(f"the target rate must be above 0 inferences per second, "
                         f"not {target_rate:g}")
+    if dataflow not in DATAFLOWS:
+        raise UserError(f"the data flow must be {' or '.join(DATAFLOWS)}, not {dataflow!r}")
     share = board.default_fill if target_rate is None else board.fill
-    search, clock_mhz, overhead = _space(model, board, frequency, share)
+    search, clock_mhz, overhead = _space(model, board, frequency, share, dataflow)
 
     wanted = target_rate or board.default_rate
     limit = search.floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
@@ -113,12 +120,12 @@ class FrontPoint:
 
 
 def front(model: Model, board: Board, frequency: float | None = None,
-          points: int = 16) -> list[FrontPoint]:
+          points: int = 16, dataflow: str = "mixed") -> list[FrontPoint]:
     """Designs from the smallest to the fastest that fits, evenly spaced in their rates' logarithm.
 
     Parameters
     ----------
-    model, board, frequency
+    model, board, frequency, dataflow
         As for :func:`plan`.
     points : int
         At most.
@@ -128,7 +135,7 @@ def front(model: Model, board: Board, frequency: float | None = None,
     UserError, BuildError
         As :func:`plan`.
     """
-    space, clock_mhz, overhead = _space(model, board, frequency, board.fill)
+    space, clock_mhz, overhead = _space(model, board, frequency, board.fill, dataflow)
     spent = total(overhead.values())
     fastest, smallest = space.fastest(), space.choose(max(space.choice.limits(0)))
     assert smallest is not None         # _space has found a choice
@@ -146,8 +153,8 @@ def front(model: Model, board: Board, frequency: float | None = None,
     return found[::-1]
 
 
-def _space(model: Model, board: Board, frequency: float | None,
-           share: float) -> tuple[DesignSpace, float, dict[str, Cost]]:
+def _space(model: Model, board: Board, frequency: float | None, share: float,
+           dataflow: str = "mixed") -> tuple[DesignSpace, float, dict[str, Cost]]:
     """All designs that take no more than a share of the board's logic cells.
 
     With the clock that the PLL gives (MHz), and the cost of what is there besides the layers.
@@ -161,7 +168,7 @@ def _space(model: Model, board: Board, frequency: float | None,
     spent = total(overhead.values())
     space = DesignSpace(model, board, Budget(
         int(board.resources.lut4 * share) - spent.lut4,
-        board.resources.bram - spent.bram, board.resources.dsp - spent.dsp))
+        board.resources.bram - spent.bram, board.resources.dsp - spent.dsp), dataflow)
     space.check_fits()
     return space, clock_mhz, overhead
 
@@ -183,4 +190,5 @@ def _layer_plan(model: Model, name: str, option: Option,
         utilization=option.utilization,
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
-        cost=option.cost, queues=queues)
+        cost=option.cost, buffer_bits=option.buffer_bits,
+        weight_read_bits=folded.weight_read_bits if folded else 0, queues=queues)

@@ -1,0 +1,53 @@
+"""What it pays to choose the data flow layer by layer: real builds, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flightrtl.planner import DATAFLOWS
+from flightrtl.report import table
+
+from .builds import build
+from .results import add_options, publish
+
+RESULTS = Path(__file__).with_name("dataflows.json")
+CASES = (("digits", "ulx3s_12f", 1_190_000), ("fashion-mnist", "ulx3s_85f", 74_000))
+"""Model, board, and inferences per second that both must reach."""
+
+
+def summary(reports: Sequence[dict[str, Any]]) -> str:
+    """The builds side by side, as a table."""
+    rows = []
+    for report in reports:
+        layers = report["model"]["layers"]
+        flows = [layer["dataflow"] for layer in layers if layer["terms"]]
+        rows.append([
+            report["model"]["name"], report["board"],
+            f"{flows.count('hard-wired')} of {len(flows)}",
+            f"{report['inferences_per_second']:,.0f}", f"{report['fmax_mhz']:.1f}",
+            f"{report['resources']['lut4']['used']:,}", f"{report['resources']['bram']['used']}",
+            f"{sum(layer['buffer_bits'] for layer in layers):,}",
+            f"{sum(layer['weight_read_bits'] for layer in layers):,}"])
+    return table(["model", "board", "hard-wired layers", "inferences/s", "Fmax", "logic cells",
+                  "block RAM", "buffer bits", "weight bits read"], rows)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The planner's mix of data flows against an engine for every layer, at the same rate."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks dataflows",
+                                     description=main.__doc__)
+    add_options(parser, RESULTS)
+    options = parser.parse_args(arguments)
+    reports: list[dict[str, Any]] = []
+    for model, board, rate in CASES:
+        for dataflow in DATAFLOWS:
+            print(f"build {len(reports) + 1} of {len(CASES) * len(DATAFLOWS)}: {model} on {board}, "
+                  f"{dataflow}", file=sys.stderr)
+            reports.append(build(model, board, "--target-rate", str(rate), "--dataflow", dataflow,
+                                 "--output", f"build/{board}/{model}-{dataflow}"))
+    publish(reports, summary(reports), RESULTS, options)
+    return 0
