@@ -13,6 +13,7 @@ from . import (
     dataflows,
     mutations,
     pe,
+    posttrain,
     simulation,
     verification,
 )
@@ -20,7 +21,7 @@ from . import (
 BENCHMARKS = {"accuracy": accuracy_table.main, "builds": builds.main,
               "components": components.main,
               "dataflows": dataflows.main, "mutations": mutations.main,
-              "pe": pe.main,
+              "pe": pe.main, "posttrain": posttrain.main,
               "simulation": simulation.main, "verification": verification.main}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import posttrain
 from sim import compiler
 from tests.streams import run_streams
 
@@ -159,3 +160,10 @@ def test_the_readme_quotes_the_benchmarks():
     for family, device in (("ice40", "iCE40UP5K"), ("ecp5", "LFE5U-85F")):
         assert [device, *(f"{each['lut4_per_term']:.1f}" for each in costs
                           if each["family"] == family)] in rows
+
+
+def test_the_training_page_quotes_post_training():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for result in json.loads(posttrain.RESULTS.read_text(encoding="utf-8"))["results"]:
+        assert result["mismatches"] == 0
+        assert f"| {' | '.join(posttrain.line(result))} |" in text
