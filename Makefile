@@ -27,7 +27,7 @@ bitstream: $(VENV)/.have-toolchain
 	$(BIN)/python -m flightrtl.build --board $(BOARD) --model $(MODEL) $(FLAGS)
 
 test: check
-	$(BIN)/python -m pytest $(FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(FLAGS)
 
 check: $(VENV)/.have-everything
 	$(BIN)/ruff check
