@@ -11,6 +11,7 @@ from . import (
     builds,
     components,
     dataflows,
+    estimates,
     mutations,
     pe,
     posttrain,
@@ -20,7 +21,8 @@ from . import (
 
 BENCHMARKS = {"accuracy": accuracy_table.main, "builds": builds.main,
               "components": components.main,
-              "dataflows": dataflows.main, "mutations": mutations.main,
+              "dataflows": dataflows.main, "estimates": estimates.main,
+              "mutations": mutations.main,
               "pe": pe.main, "posttrain": posttrain.main,
               "simulation": simulation.main, "verification": verification.main}
 
