@@ -1,18 +1,29 @@
 # amaranth: UnusedElaboratable=no
 """Proofs about a layer's parts in a row: what the array, the scheduler and the requantizer share.
 
-That filters keep their biases and shifts, by induction; and the array and the scheduler together,
-up to a stated bound.
+That filters keep their biases and shifts, and that weights are there when they are needed, by
+induction; and the array and the scheduler together, up to a stated bound.
 """
 
+import numpy as np
 import pytest
 from amaranth import Array, Module, Mux, Signal, signed
 from amaranth.hdl import Assert, Assume, Cover
 from amaranth.lib import wiring
 
 from flightrtl.formats import ActivationFormat
-from flightrtl.gateware import FilterScheduler, PEArray, Requantizer
+from flightrtl.gateware import (
+    ConvolutionEngine,
+    FilterScheduler,
+    FoldedLayer,
+    Folding,
+    PEArray,
+    Requantizer,
+)
+from flightrtl.gateware.weights import RomStream
+from flightrtl.model import TensorType
 from tests.formal import AnyConst, Failed, bound, free_inputs, internal, planted, prove
+from tests.models import random_layer, random_map
 from tests.test_formal_array import ACTIVATION, TERM
 from tests.test_formal_scheduler import WIDTH
 
@@ -102,6 +113,71 @@ def test_bias_twin(old, new, tmp_path):
     dut = requantizer(3, planted(Requantizer, old, new))
     with pytest.raises(Failed):
         prove(KeepsTurns(dut, invariants=False), mode="bmc", depth=10, folder=tmp_path)
+
+
+class Ready(wiring.Component):
+    """Weights that are there once are always there."""
+
+    def __init__(self, dut):
+        self.dut = dut
+        super().__init__({})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dut = dut = self.dut
+        free_inputs(m, dut)
+        before = Signal()
+        m.d.sync += before.eq(dut.o.valid)
+        m.d.comb += Assert(~before | dut.o.valid, "weights stay")
+        if dut.register:
+            fetched = internal(self, "dut.fetched", 1)
+            m.d.comb += Assert(~dut.o.valid | fetched, "a word of the memory is behind the first")
+        return m
+
+
+@pytest.mark.parametrize("register", [False, True])
+def test_weights_stay(register):
+    prove(Ready(RomStream(4, [1, 2, 3], register=register)), depth=1)
+
+
+@pytest.mark.parametrize("register", [False, True])
+def test_weights_stay_twin(register, tmp_path):
+    make = planted(RomStream, "m.d.sync += fetched.eq(1)", "m.d.sync += fetched.eq(~fetched)")
+    with pytest.raises(Failed):
+        prove(Ready(make(4, [1, 2, 3], register=register)), mode="bmc", depth=6, folder=tmp_path)
+
+
+class Starts(wiring.Component):
+    """An engine whose windows are as early as they can be: one value each."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        super().__init__({})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = engine = self.engine
+        free_inputs(m, engine)
+        m.d.comb += Assert(~engine.window.o.valid | engine.weights.o.valid,
+                           "the weights are there before the first window")
+        came = Signal()
+        with m.If(engine.window.o.valid):
+            m.d.sync += came.eq(1)
+        m.d.comb += Cover(came, "a window comes")
+        return m
+
+
+@pytest.mark.parametrize("register", [False, True])
+def test_weights_come_before_the_first_window(register):
+    """In the first 8 cycles, in which a window comes. By then they are there, and stay."""
+    source = TensorType((1, 1, 1), ActivationFormat(2))
+    rng = np.random.default_rng(0)
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=(1, 1),
+                         stride=(1, 1), padding=(0, 0, 0, 0), k=[1], exponent_bits=1,
+                         output=ActivationFormat(2))
+    spec = Starts(ConvolutionEngine(FoldedLayer(layer, source, Folding(1, 1)), register=register))
+    prove(spec, mode="bmc", depth=8)
+    prove(spec, mode="cover", depth=8)
 
 
 class Layer(wiring.Component):

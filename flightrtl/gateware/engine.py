@@ -136,9 +136,11 @@ class LayerEngine(wiring.Component):
         m.submodules.requantizer = requantizer = self.requantizer
         m.submodules.buffer = buffer = self.buffer
         wiring.connect(m, wiring.flipped(self.i), window.i)
+        # The weights are there before the first word of a window can be, and from then on always:
+        # so the window, which may lie far from their memories, does not ask.
         m.d.comb += [
-            array.i.valid.eq(window.o.valid & weights.o.valid),
-            window.o.ready.eq(array.i.ready & weights.o.valid),
+            array.i.valid.eq(window.o.valid),
+            window.o.ready.eq(array.i.ready),
             weights.o.ready.eq(array.i.ready & window.o.valid),
             array.i.payload.activations.eq(window.o.payload.activations),
             array.i.payload.terms.eq(weights.o.payload),
