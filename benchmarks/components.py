@@ -22,6 +22,7 @@ from flightrtl import implement, modelfile, toolchain
 from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     Argmax,
+    ChannelConcat,
     ChannelGatherer,
     ChannelSerializer,
     FilterScheduler,
@@ -88,6 +89,12 @@ def _add(shifts: tuple[int, int], shift: int) -> ResidualAdd:
     return ResidualAdd(formats=(form, form), shifts=shifts, bias=1 << shift - 1, shift=shift)
 
 
+def _concat(shifts: tuple[int, int], shift: int) -> ChannelConcat:
+    form = ActivationFormat(8)
+    return ChannelConcat(formats=(form, form), channels=(16, 16), shifts=shifts,
+                         bias=1 << shift >> 1, shift=shift)
+
+
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "ShiftPE, 4 terms, exact": lambda: ShiftPE(simd=4),
     "ShiftPE, 4 terms": lambda: ShiftPE(simd=4, exact=False),
@@ -118,6 +125,8 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "the same, 500 words": lambda: StreamQueue(8, 502, register=True),
     "ResidualAdd, 8 bits, halved": lambda: _add((0, 0), 1),
     "the same, scales apart, clamped": lambda: _add((0, 2), 2),
+    "ChannelConcat, 2 of 16 channels": lambda: _concat((0, 0), 0),
+    "the same, scales apart, rounded": lambda: _concat((0, 2), 2),
     "MaxPooling, 2x2 on 28x28x8": lambda: MaxPooling(
         shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2)),
     "SumPooling, 2x2 on 28x28x8": lambda: SumPooling(

@@ -19,8 +19,10 @@ from .formats import ActivationFormat
 from .model import (
     INPUT,
     Add,
+    Concat,
     Convolution,
     Dense,
+    Join,
     Layer,
     MaxPool,
     Model,
@@ -43,7 +45,7 @@ __all__ = ["LAYER_TYPES", "Unread", "check"]
 
 LAYER_TYPES: dict[str, type[Layer]] = {
     "convolution": Convolution, "dense": Dense, "max_pool": MaxPool, "sum_pool": SumPool,
-    "add": Add,
+    "add": Add, "concat": Concat,
 }
 """The supported layers, by the name that they have in a file."""
 
@@ -107,7 +109,7 @@ def check(model: Model) -> list[str]:
         problems.append(f"model: {weights} weights and terms, more than the supported "
                         f"{LIMITS.weights}: use fewer filters or pool before the large layer")
     last = model.layers[-1]
-    if isinstance(last, (MaxPool, Add)):
+    if isinstance(last, (MaxPool, Join)):
         problems.append(f"layer {show(last.name)}: the last layer gives the logits and must be "
                         "convolution or dense: append a dense layer")
     elif source is not None and source.shape[:2] != (1, 1):
@@ -176,12 +178,18 @@ def _edge_problems(layer: Any, names: list[str | None], index: int) -> list[str]
     if isinstance(layer, Add):
         if len(inputs) != 2:
             problems.append(f"it adds two maps, but has {len(inputs)} inputs: name two")
+    elif isinstance(layer, Concat):
+        if not 2 <= len(inputs) <= LIMITS.operands:
+            problems.append(f"it joins 2 to {LIMITS.operands} maps, but has {len(inputs)} inputs: "
+                            f"name 2 to {LIMITS.operands}, and join what there is more by another "
+                            "layer")
     elif not inputs:
         problems.append("it has no input: name one")
     elif len(inputs) > 1 and not isinstance(layer, Unread):
         problems.append(f"it takes one input, but has {len(inputs)}: name one, and join maps by a "
-                        "layer of type 'add'")
-    for edge in dict.fromkeys(inputs[:2]):      # no layer takes more
+                        "layer of type 'add' or 'concat'")
+    most = LIMITS.operands if isinstance(layer, Concat) else 2
+    for edge in dict.fromkeys(inputs[:most]):
         if edge != INPUT and edge not in names:
             problems.append(f"its input {show(edge)} does not exist: name a layer that does, or "
                             f"{INPUT!r}")
@@ -209,9 +217,9 @@ def _check_layer(problems: list[str], index: int, layer: Any,
     if isinstance(layer, WeightedLayer):
         used = check_weights(problems, where, layer)
         sized = used is not None
-    elif isinstance(layer, Add):
-        sized = check_numbers(problems, where, "shifts (of the first input, of the second)",
-                              layer.shifts, 2, 0, LIMITS.add_shift)
+    elif isinstance(layer, Join):
+        sized = check_numbers(problems, where, "shifts (of the first input, of the second, ...)",
+                              layer.shifts, len(sources) if sources else 2, 0, LIMITS.add_shift)
     else:
         sized = check_numbers(problems, where, "kernel (rows, columns)", layer.kernel, 2, 1,
                               LIMITS.side)
@@ -227,13 +235,13 @@ def _check_layer(problems: list[str], index: int, layer: Any,
                 problems.append(f"{where}: padding of {amount} at the {side} needs a kernel of "
                                 f"more than {amount} in that direction, not {size}: use less "
                                 "padding or a larger kernel")
-    if isinstance(layer, (WeightedLayer, SumPool, Add)):
+    if isinstance(layer, (WeightedLayer, SumPool, Join)):
         if not isinstance(layer.output, ActivationFormat):
             problems.append(f"{where}: the output must be an ActivationFormat, not "
                             f"{show(layer.output)}: correct it")
         check_number(problems, where, "the output scale", layer.output_scale, -LIMITS.scale,
                      LIMITS.scale)
-    if isinstance(layer, (SumPool, Add)):
+    if isinstance(layer, (SumPool, Join)):
         half = 1 << LIMITS.accumulator_bits - 1
         check_number(problems, where, "bias", layer.bias, -half, half - 1)
         check_number(problems, where, "shift", layer.shift, 0, LIMITS.shift)
@@ -244,13 +252,13 @@ def _check_layer(problems: list[str], index: int, layer: Any,
         return None, used or 0
     source = sources[0]
     form, scale = source.format, source.scale
-    if isinstance(layer, (WeightedLayer, SumPool, Add)):
+    if isinstance(layer, (WeightedLayer, SumPool, Join)):
         if healthy:
             check_accumulator(problems, where, layer, *(kind.format for kind in sources))
         # A broken format is replaced by one that causes no problems further down.
         form = layer.output if isinstance(layer.output, ActivationFormat) else ActivationFormat(1)
         scale = 0
-    result = TensorType(layer.output_shape(source.shape), form, scale)
+    result = TensorType(layer.output_shape(*(kind.shape for kind in sources)), form, scale)
     return _check_tensor(problems, where, result), used or 0
 
 
@@ -264,6 +272,12 @@ def _fits(problems: list[str], where: str, layer: Any, sources: tuple[TensorType
             problems.append(f"{where}: its inputs have the shapes {show(first)} and "
                             f"{show(second)}: they must be equal, so pool or convolve the larger "
                             "one")
+        return len(problems) == start
+    if isinstance(layer, Concat):
+        sides = list(dict.fromkeys(f"{kind.shape[0]} x {kind.shape[1]}" for kind in sources))
+        if len(sides) > 1:
+            problems.append(f"{where}: its inputs have {', '.join(sides)} pixels: they must be "
+                            "equal, so pool or convolve the larger one")
         return len(problems) == start
     if isinstance(layer, WeightedLayer) and layer.channels != channels:
         problems.append(f"{where}: its terms are for {layer.channels} channels, but its input has "

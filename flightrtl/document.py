@@ -17,7 +17,9 @@ from .formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat, We
 from .model import (
     INPUT,
     Add,
+    Concat,
     Convolution,
+    Join,
     MaxPool,
     Model,
     SumPool,
@@ -29,8 +31,8 @@ from .rules import show
 __all__ = ["FORMAT", "VERSION", "describe", "newer_version", "parse"]
 
 FORMAT = "flightrtl model"
-VERSION = 2
-"""The newest version. What version 1 can say is written in version 1."""
+VERSION = 3
+"""The newest version. A model is written in the least version that can say it."""
 
 _TENSORS = {"terms": np.uint8, "bias": np.int64, "shift": np.uint8, "scale": np.int8}
 """Tensors of a convolution or dense layer, and how they are stored."""
@@ -53,20 +55,22 @@ def _weights(form: WeightFormat) -> dict[str, Any]:
     return {"type": kind, **{width: int(getattr(form, width)) for width in widths}}
 
 
-def _newer_features(layers: tuple[Any, ...]) -> list[tuple[Any, str]]:
-    """Layers that version 1 of the format has no words for, each with the reason.
+def _newer_features(layers: tuple[Any, ...]) -> list[tuple[Any, str, int]]:
+    """Layers that version 1 of the format has no words for: the reason, and which version has.
 
     Inputs that are wrong in any version are left to the check.
     """
-    found: list[tuple[Any, str]] = []
+    found: list[tuple[Any, str, int]] = []
     before = [INPUT]
     for layer in layers:
         if isinstance(layer, Add):
-            found.append((layer, "it is an addition"))
+            found.append((layer, "it is an addition", 2))
+        elif isinstance(layer, Concat):
+            found.append((layer, "it is a concatenation", 3))
         elif layer.inputs and len(layer.inputs) == 1 and layer.inputs[0] in before[:-1]:
-            found.append((layer, f"its input is not the layer before ({show(before[-1])})"))
+            found.append((layer, f"its input is not the layer before ({show(before[-1])})", 2))
         if isinstance(layer, WeightedLayer) and not isinstance(layer.format, TermFormat):
-            found.append((layer, f"it has weights of type {_weights(layer.format)['type']!r}"))
+            found.append((layer, f"it has weights of type {_weights(layer.format)['type']!r}", 2))
         before.append(layer.name)
     return found
 
@@ -80,7 +84,7 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if isinstance(layer, WeightedLayer):
             entry["weights"] = _weights(layer.format)
             entry["k"] = [int(k) for k in layer.k]
-        elif isinstance(layer, Add):
+        elif isinstance(layer, Join):
             entry["shifts"] = [int(shift) for shift in layer.shifts]
         else:
             entry["kernel"] = [int(size) for size in layer.kernel]
@@ -88,14 +92,14 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             entry["stride"] = [int(step) for step in layer.stride]
         if isinstance(layer, Convolution):
             entry["padding"] = [int(amount) for amount in layer.padding]
-        if isinstance(layer, (SumPool, Add)):
+        if isinstance(layer, (SumPool, Join)):
             entry |= {"bias": int(layer.bias), "shift": int(layer.shift)}
-        if isinstance(layer, (WeightedLayer, SumPool, Add)):
+        if isinstance(layer, (WeightedLayer, SumPool, Join)):
             entry["output"] = _activation(layer.output) | {"scale": int(layer.output_scale)}
         layers.append(entry)
     source = {"shape": [int(size) for size in model.input.shape],
               **_activation(model.input.format), "scale": int(model.input.scale)}
-    version = VERSION if _newer_features(model.layers) else 1
+    version = max((version for *_, version in _newer_features(model.layers)), default=1)
     document = {"format": FORMAT, "version": version, "name": model.name, "input": source,
                 "layers": layers, "provenance": dict(model.provenance)}
     tensors = {f"{layer.name}.{what}": getattr(layer, what).astype(dtype)
@@ -170,9 +174,9 @@ class _Reader:
         if form is not None and form != FORMAT:
             fields.problem(f"'format' must be {FORMAT!r}, not {show(form)}: export the network "
                            "again")
-        version = fields.take("version", int, f"the integer 1 or {VERSION}")
+        version = fields.take("version", int, f"an integer from 1 to {VERSION}")
         if version is not None and not 1 <= version <= VERSION:
-            fields.problem(f"'version' must be 1 or {VERSION}, not {show(version)}: export the "
+            fields.problem(f"'version' must be 1 to {VERSION}, not {show(version)}: export the "
                            "network again")
         name = fields.take("name", str, "text")
         source = self._tensor_type(fields.take("input", dict, "a JSON object"))
@@ -180,10 +184,11 @@ class _Reader:
         provenance = fields.take("provenance", dict, "a JSON object")
         fields.finish()
         layers = tuple(self._layer(index, entry) for index, entry in enumerate(entries or []))
-        if version == 1:
-            for layer, feature in _newer_features(layers):
-                self._problems.append(f"layer {show(layer.name)}: {feature}, which takes version "
-                                      "2 of the format, not 1: export the network again")
+        if version is not None and 1 <= version < VERSION:
+            self._problems += [
+                f"layer {show(layer.name)}: {feature}, which takes version {needed} of the "
+                f"format, not {version}: export the network again"
+                for layer, feature, needed in _newer_features(layers) if needed > version]
         if entries is None:
             layers = Unread("unread", None),
         if self._tensors:
@@ -232,18 +237,18 @@ class _Reader:
         cls: Any = LAYER_TYPES[kind]
         if issubclass(cls, WeightedLayer):
             self._weights(fields, values)
-        elif issubclass(cls, Add):
-            values["shifts"] = fields.take("shifts", list, "a list of two integers")
+        elif issubclass(cls, Join):
+            values["shifts"] = fields.take("shifts", list, "a list of integers, one for each input")
         else:
             values["kernel"] = fields.take("kernel", list, "a list of rows, columns")
         if issubclass(cls, (Convolution, MaxPool)):
             values["stride"] = fields.take("stride", list, "a list of down, across")
         if issubclass(cls, Convolution):
             values["padding"] = fields.take("padding", list, "a list of top, bottom, left, right")
-        if issubclass(cls, (SumPool, Add)):
+        if issubclass(cls, (SumPool, Join)):
             values["bias"] = fields.take("bias", int, "an integer")
             values["shift"] = fields.take("shift", int, "an integer")
-        if issubclass(cls, (WeightedLayer, SumPool, Add)):
+        if issubclass(cls, (WeightedLayer, SumPool, Join)):
             output = fields.take("output", dict, "a JSON object of bits, signed, scale")
             if output is not None:
                 inner = _Fields(output, f"{where}, output", self._problems)

@@ -24,6 +24,7 @@ from .model import (
     Add,
     Convolution,
     Dense,
+    Join,
     Layer,
     MaxPool,
     Model,
@@ -92,16 +93,17 @@ def apply(layer: Layer, *activations: IntArray) -> IntArray:
     layer : Layer
         Of any type.
     *activations : arrays of int64, (N, H, W, C)
-        The layer's inputs: two for an addition, else one.
+        The layer's inputs: several for one that joins maps, else one.
 
     Returns
     -------
     array of int64, (N, H', W', C')
     """
-    if isinstance(layer, Add):
-        first, second = (maps << shift
-                         for maps, shift in zip(activations, layer.shifts, strict=True))
-        return requantize(first + second, layer.bias, layer.shift, layer.output)
+    if isinstance(layer, Join):
+        operands = [maps << shift for maps, shift in zip(activations, layer.shifts, strict=True)]
+        joined = (operands[0] + operands[1] if isinstance(layer, Add) else
+                  np.concatenate(operands, axis=-1))
+        return requantize(joined, layer.bias, layer.shift, layer.output)
     source, = activations
     if isinstance(layer, (Convolution, Dense)):
         return requantize(accumulate(layer, source), layer.bias, layer.shift, layer.output)

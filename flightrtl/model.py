@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from .formats import ActivationFormat, IntArray, TermFormat, WeightFormat, signed_bits
 
-__all__ = ["INPUT", "Add", "Convolution", "Dense", "Layer", "MaxPool", "Model", "SumPool",
-           "TensorType", "WeightedLayer", "most_values"]
+__all__ = ["INPUT", "Add", "Concat", "Convolution", "Dense", "Join", "Layer", "MaxPool", "Model",
+           "SumPool", "TensorType", "WeightedLayer", "most_values"]
 
 INPUT = "input"
 """The name by which layers refer to the image."""
@@ -211,38 +211,60 @@ class SumPool(MaxPool):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Add:
-    """Sum of two maps, value by value: the end of a residual block.
+class Join:
+    """What joins several maps into one: each value is shifted to the left, the result requantized.
 
-    ``out = clamp(((a << shifts[0]) + (b << shifts[1]) + bias) >> shift)``. The shifts to the left
-    bring both to a common power-of-two scale; ``bias`` already holds the rounding half.
+    The shifts to the left bring all operands to a common power-of-two scale; ``bias`` already holds
+    the rounding half of ``shift``.
 
     Parameters
     ----------
     name : str
         Unique in the model.
-    inputs : (str, str)
-        The layers that give ``a`` and ``b``, or :data:`INPUT`. Their maps have the same shape.
-    shifts : (int, int)
-        0 to 15.
+    inputs : tuple of str
+        The layers that give the operands, or :data:`INPUT`.
+    shifts : tuple of int
+        For each operand, 0 to 15.
     bias, shift, output, output_scale
         As in :class:`SumPool`.
     """
 
     name: str
     inputs: tuple[str, ...]
-    shifts: tuple[int, int]
+    shifts: tuple[int, ...]
     bias: int
     shift: int
     output: ActivationFormat = ActivationFormat()
     output_scale: int = 0
 
-    def output_shape(self, source: Shape) -> Shape:
-        """Shape of the result for two inputs of shape ``source``: the same."""
-        return source
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Join):
+    """Sum of two maps of the same shape, value by value: the end of a residual block.
+
+    ``out = clamp(((a << shifts[0]) + (b << shifts[1]) + bias) >> shift)``. See :class:`Join`.
+    """
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Shape of the result: that of both inputs."""
+        return sources[0]
 
 
-Layer = Convolution | Dense | MaxPool | SumPool | Add
+@dataclass(frozen=True, kw_only=True)
+class Concat(Join):
+    """Maps of the same height and width behind each other, channel by channel.
+
+    A channel of operand ``n`` is ``out = clamp(((a << shifts[n]) + bias) >> shift)``. That is exact
+    (no value is rounded or clamped) if bias and shift are 0 and the output holds every operand's
+    range times ``2**shifts[n]``. See :class:`Join`.
+    """
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Shape of the result: the channels of all inputs."""
+        return (*sources[0][:2], sum(source[2] for source in sources))
+
+
+Layer = Convolution | Dense | MaxPool | SumPool | Add | Concat
 
 
 def most_values(layers: Sequence[Layer], sizes: Mapping[str, int]) -> int:
@@ -291,8 +313,8 @@ class Model:
         tensors = {INPUT: self.input}
         for layer in self.layers:
             source = tensors[layer.inputs[0]]
-            shape = layer.output_shape(source.shape)
-            if isinstance(layer, (WeightedLayer, SumPool, Add)):
+            shape = layer.output_shape(*(tensors[edge].shape for edge in layer.inputs))
+            if isinstance(layer, (WeightedLayer, SumPool, Join)):
                 tensors[layer.name] = TensorType(shape, layer.output, layer.output_scale)
             else:
                 tensors[layer.name] = TensorType(shape, source.format, source.scale)
@@ -311,7 +333,7 @@ class Model:
         return {edge: layer.name for layer in self.layers for edge in layer.inputs}
 
     def source(self, layer: Layer) -> TensorType:
-        """What feeds ``layer``: the first of its inputs, if it has two."""
+        """What feeds ``layer``: the first of its inputs, if it has several."""
         return self.tensors[layer.inputs[0]]
 
     @property

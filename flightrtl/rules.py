@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .formats import ActivationFormat, BinaryFormat, FixedFormat, IntArray, TermFormat
-from .model import Add, SumPool, WeightedLayer
+from .model import Add, Join, SumPool, WeightedLayer
 
 __all__ = ["LIMITS", "Limits", "check_accumulator", "check_number", "check_numbers",
            "check_weights", "json_problems", "show"]
@@ -32,6 +32,7 @@ class Limits:
     k: int = 255
     shift: int = 31
     add_shift: int = 15
+    operands: int = 16
     scale: int = 127
     accumulator_bits: int = 48
     provenance_depth: int = 16
@@ -178,16 +179,18 @@ def _filter_sums(layer: WeightedLayer) -> tuple[IntArray, IntArray]:
     return np.concatenate(positive), np.concatenate(negative)
 
 
-def check_accumulator(problems: list[str], where: str, layer: WeightedLayer | SumPool | Add,
+def check_accumulator(problems: list[str], where: str, layer: WeightedLayer | SumPool | Join,
                       *sources: ActivationFormat) -> None:
     """The sum, with and without bias, must fit what hardware and golden model provide.
 
     ``sources`` are the formats of the layer's inputs.
     """
     source = sources[0]
-    if isinstance(layer, Add):
-        low = sum(form.min << int(by) for form, by in zip(sources, layer.shifts, strict=True))
-        high = sum(form.max << int(by) for form, by in zip(sources, layer.shifts, strict=True))
+    if isinstance(layer, Join):
+        lows = [form.min << int(by) for form, by in zip(sources, layer.shifts, strict=True)]
+        highs = [form.max << int(by) for form, by in zip(sources, layer.shifts, strict=True)]
+        low, high = ((sum(lows), sum(highs)) if isinstance(layer, Add) else
+                     (min(lows), max(highs)))
         biases = [int(layer.bias)]
     elif isinstance(layer, SumPool):
         area = int(layer.kernel[0]) * int(layer.kernel[1])

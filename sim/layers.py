@@ -11,6 +11,7 @@ import numpy as np
 from flightrtl.check import LAYER_TYPES
 from flightrtl.formats import IntArray
 from flightrtl.gateware.engine import LayerEngine
+from flightrtl.model import Concat, Layer
 from flightrtl.report import table
 
 from .engine import Stuck
@@ -179,7 +180,7 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
     stage = network.network.stages[name]
     if not isinstance(stage, LayerEngine):
         return LayerActivity(name=name, type=kind, lanes=0, simd=0, work=None,
-                             needs=model.source(layer).size // network.pixels(layer.inputs[0]),
+                             needs=_needs(network, layer),
                              **counted)
     folded = stage.folded
     lanes, simd = folded.folding.lanes, folded.folding.simd
@@ -187,6 +188,12 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
     work = folded.terms / lane_cycles if lane_cycles else 0.0
     return LayerActivity(name=name, type=kind, lanes=lanes, simd=simd, work=work,
                          needs=folded.cycles, **counted)
+
+
+def _needs(network: Observed, layer: Layer) -> int:
+    """Cycles that a layer without weights takes for an image if it never waits."""
+    sizes = [network.model.tensors[name].size // network.pixels(name) for name in layer.inputs]
+    return sum(sizes) if isinstance(layer, Concat) else sizes[0]
 
 
 def count(simulation: Simulation, network: Observed, images: IntArray, *,

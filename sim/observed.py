@@ -15,7 +15,7 @@ from amaranth.lib.wiring import Out
 from numpy.typing import NDArray
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network, ResidualAdd
+from flightrtl.gateware import ChannelConcat, Network, ResidualAdd
 from flightrtl.gateware.engine import LayerEngine
 
 __all__ = ["COUNTED", "INPUT", "Observed"]
@@ -46,9 +46,9 @@ class Observed(wiring.Component):
         The output of each layer, in the network's order: a transfer in the cycles with both.
     work_0, work_1, ... : Out(``valid``, ``ready``)
         Where the input, and then each layer, takes up its work: the array of a layer with
-        weights, where an addition has both operands, the stream into any other place. Seen from
-        the place that works: ``valid`` says that it could go on, ``ready`` that there is
-        something to go on with.
+        weights, where an addition has both operands or a concatenation the next one, the stream
+        into any other place. Seen from the place that works: ``valid`` says that it could go on,
+        ``ready`` that there is something to go on with.
     """
 
     i: stream.Interface
@@ -132,7 +132,7 @@ class Observed(wiring.Component):
         # Of each place, whether it could go on and whether it has something to go on with.
         places: dict[str, Any] = {INPUT: (network.i.ready, network.i.valid)}
         for name, stage in network.stages.items():
-            if isinstance(stage, ResidualAdd):
+            if isinstance(stage, (ResidualAdd, ChannelConcat)):
                 places[name] = stage.could, stage.has
             else:
                 place = stage.array.i if isinstance(stage, LayerEngine) else stage.i

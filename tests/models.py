@@ -25,6 +25,7 @@ from flightrtl.formats import (
 from flightrtl.model import (
     INPUT,
     Add,
+    Concat,
     Convolution,
     Dense,
     Layer,
@@ -233,6 +234,19 @@ def random_add(rng: Generator, sources: Sequence[TensorType], maps: Sequence[Int
                output=output, output_scale=common + shift)
 
 
+def random_concat(rng: Generator, sources: Sequence[TensorType], maps: Sequence[IntArray], *,
+                  name: str = "concat", inputs: Sequence[str],
+                  output: ActivationFormat | None = None) -> Concat:
+    """A layer that puts maps behind each other: their real values, if their scales are close."""
+    common = min(kind.scale for kind in sources) - int(rng.integers(0, 3))
+    shifts = tuple(min(15, kind.scale - common) for kind in sources)
+    output = output or ActivationFormat(int(rng.integers(1, 17)), bool(rng.integers(2)))
+    joined = np.concatenate([values << by for values, by in zip(maps, shifts, strict=True)], -1)
+    bias, shift = _calibrate(rng, joined, output)
+    return Concat(name=name, inputs=tuple(inputs), shifts=shifts, bias=bias, shift=shift,
+                  output=output, output_scale=common + shift)
+
+
 def residual_model() -> Model:
     """A small model with two additions, a branch, fixed-point and binary weights."""
     rng = np.random.default_rng(1)
@@ -251,7 +265,7 @@ def residual_model() -> Model:
 
 
 def random_graph(rng: Generator, *, name: str = "graph") -> Model:
-    """A model with branches, additions and every format of weights, that passes every check.
+    """A model with branches that passes every check: layers and weights of every kind.
 
     Its scales are those of its shifts, so that the real values in it make sense.
     """
@@ -284,17 +298,20 @@ def random_graph(rng: Generator, *, name: str = "graph") -> Model:
             layer = replace(layer, scale=layer.output_scale - kinds[edge].scale - layer.shift)
         append(layer)
 
-    def join(one: str, other: str) -> None:
-        edges = one, other
-        append(random_add(rng, [kinds[edge] for edge in edges], [maps[edge] for edge in edges],
-                          name=f"add{len(layers)}", inputs=edges,
-                          output=ActivationFormat(int(rng.integers(8, 17)), bool(rng.integers(2)))))
+    def join(*edges: str, add: bool = True) -> None:
+        make: Any = random_add if add else random_concat
+        append(make(rng, [kinds[edge] for edge in edges], [maps[edge] for edge in edges],
+                    name=f"{'add' if add else 'concat'}{len(layers)}", inputs=edges,
+                    output=ActivationFormat(int(rng.integers(8, 17)), bool(rng.integers(2)))))
 
     for _ in range(int(rng.integers(1, 6))):
         names = list(kinds)
         edge = names[int(rng.integers(len(names)))]
         equal = [other for other in names if kinds[other].shape == kinds[edge].shape]
-        if rng.integers(2):
+        level = [other for other in names if kinds[other].shape[:2] == kinds[edge].shape[:2]]
+        if rng.integers(4) == 0:
+            join(edge, *map(str, rng.choice(level, int(rng.integers(1, 3)))), add=False)
+        elif rng.integers(2):
             join(edge, equal[int(rng.integers(len(equal)))])
         elif rng.integers(3):
             extend("convolution", edge, kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1),
@@ -308,6 +325,22 @@ def random_graph(rng: Generator, *, name: str = "graph") -> Model:
         join(*unused[:2])
     extend("dense", unused[0], output=ActivationFormat(12, True))
     return Model(name, image, tuple(layers), {"dataset": "random", "seed": 0})
+
+
+def concat_model() -> Model:
+    """A small model with a concatenation of three maps and a branch: version 3 of the format."""
+    rng = np.random.default_rng(1)
+    image = TensorType((6, 6, 2), ActivationFormat(5))
+    conv = random_layer(rng, "convolution", image, random_map(rng, image, 4), name="conv",
+                        kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1), k=(1, 2),
+                        output=ActivationFormat(5))
+    pool = MaxPool(name="pool", inputs=("conv",), kernel=(1, 1), stride=(1, 1))
+    concat = Concat(name="concat", inputs=("pool", INPUT, "conv"), shifts=(0, 1, 0), bias=0,
+                    shift=0, output=ActivationFormat(6))
+    kind = TensorType((6, 6, 6), ActivationFormat(6))
+    dense = random_layer(rng, "dense", kind, random_map(rng, kind, 4), name="dense",
+                         inputs=("concat",), k=(1, 0, 1), output=ActivationFormat(12, True))
+    return Model("concatenated", image, (conv, pool, concat, dense))
 
 
 def residual_network(rng: Generator, size: int = 8, widths: Sequence[int] = (2, 4)) -> Model:

@@ -31,7 +31,7 @@ from flightrtl.gateware.link import Frame
 from flightrtl.gateware.pool import pooled_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
 from flightrtl.planner.options import pixel_groups
-from tests.models import extreme_maps, random_add, random_layer, random_map
+from tests.models import extreme_maps, random_add, random_concat, random_layer, random_map
 from tests.streams import Pauses
 
 __all__ = ["EngineCase", "LayerCase", "NetworkCase", "activation_formats", "engines", "frames",
@@ -153,13 +153,16 @@ class LayerCase:
     folding: Folding | None = None
     inputs: tuple[int, ...] | None = None
 
-    def output_shape(self, source: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Shape of the result for an input of shape ``source``."""
+    def output_shape(self, *sources: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape of the result for inputs of these shapes."""
+        source = sources[0]
         top, bottom, left, right = self.padding
         if self.kind == "dense":
             return 1, 1, len(self.k)
         if self.kind == "add":
             return source
+        if self.kind == "concat":
+            return *source[:2], sum(channels for *_, channels in sources)
         return ((source[0] + top + bottom - self.kernel[0]) // self.stride[0] + 1,
                 (source[1] + left + right - self.kernel[1]) // self.stride[1] + 1,
                 len(self.k) or source[2])
@@ -223,18 +226,19 @@ class NetworkCase:
         for n, case in enumerate(self.layers):
             inputs = (n,) if case.inputs is None else case.inputs
             name = f"{case.kind}{n}"
-            if case.kind == "add":
-                one, other = inputs
-                layer: Layer = random_add(rng, [kinds[one], kinds[other]],
-                                          [maps[one], maps[other]], name=name,
-                                          inputs=(names[one], names[other]), output=case.output)
+            if case.kind in ("add", "concat"):
+                join = random_add if case.kind == "add" else random_concat
+                layer: Layer = join(rng, [kinds[number] for number in inputs],
+                                    [maps[number] for number in inputs], name=name,
+                                    inputs=tuple(names[number] for number in inputs),
+                                    output=case.output)
             else:
                 layer = case.layer(rng, kinds[inputs[0]], maps[inputs[0]], name,
                                    names[inputs[0]])
             layers.append(layer)
             maps.append(golden.apply(layer, *(maps[number] for number in inputs)))
             output = kinds[inputs[0]].format if case.kind == "max_pool" else case.output
-            kinds.append(TensorType(layer.output_shape(kinds[inputs[0]].shape), output))
+            kinds.append(TensorType(maps[-1].shape[1:], output))
             names.append(name)
         return Model("random", kinds[0], tuple(layers))
 
@@ -310,14 +314,14 @@ def networks(draw: st.DrawFn) -> NetworkCase:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> NetworkCase:
-    """Up to five layers with branches and additions, and what it takes to join all loose ends."""
+    """Up to five layers with branches, additions and concatenations; all loose ends are joined."""
     shapes = [draw(_shapes(6, (1, 2, 3)))]
     layers: list[LayerCase] = []
     loose: list[int] = []
 
     def append(case: LayerCase, *inputs: int) -> None:
         layers.append(replace(case, inputs=inputs))
-        shapes.append(layers[-1].output_shape(shapes[inputs[0]]))
+        shapes.append(layers[-1].output_shape(*(shapes[number] for number in inputs)))
         loose[:] = [number for number in loose if number not in inputs] + [len(layers)]
 
     for _ in range(draw(st.integers(1, 5))):
@@ -325,11 +329,15 @@ def graphs(draw: st.DrawFn) -> NetworkCase:
         before = draw(st.sampled_from([*range(len(shapes)), *[len(shapes) - 1] * 3]))
         shape = shapes[before]
         equal = [n for n, other in enumerate(shapes) if other == shape]
-        kind = draw(st.sampled_from(["add", "same", "same", "convolution", "max_pool",
+        sides = [n for n, other in enumerate(shapes) if other[:2] == shape[:2]]
+        kind = draw(st.sampled_from(["add", "concat", "same", "same", "convolution", "max_pool",
                                      "sum_pool"]))
         output = draw(activation_formats())
         if kind == "add":
             append(LayerCase(kind=kind, output=output), before, draw(st.sampled_from(equal)))
+        elif kind == "concat":
+            others = draw(st.lists(st.sampled_from(sides), min_size=1, max_size=2))
+            append(LayerCase(kind=kind, output=output), before, *others)
         elif kind == "same":
             size = draw(st.sampled_from([1, 3]))
             case = LayerCase(kind="convolution", kernel=(size, size), output=output,
@@ -354,6 +362,8 @@ def graphs(draw: st.DrawFn) -> NetworkCase:
     if len(loose) > 1:
         for number in list(loose):
             dense(number, ActivationFormat(6))
+        if draw(st.booleans()):
+            append(LayerCase(kind="concat", output=ActivationFormat(8)), *loose)
     while len(loose) > 1:
         append(LayerCase(kind="add", output=ActivationFormat(8)), loose[0], loose[1])
     dense(loose[0], ActivationFormat(draw(st.integers(1, 16)), True))

@@ -13,7 +13,7 @@ from flightrtl.gateware.dataflow import completes, least_depths
 from flightrtl.model import INPUT, Add, Model, TensorType, WeightedLayer
 from flightrtl.planner.cycles import measure
 from flightrtl.planner.queues import endless, shortest
-from tests.models import random_add, random_images, random_layer, random_map
+from tests.models import random_add, random_concat, random_images, random_layer, random_map
 from tests.strategies import graphs
 from tests.streams import run_streams
 from tests.test_network import simulate
@@ -81,6 +81,30 @@ BLOCKS = {
 def test_least_depths_by_hand(name):
     (model, foldings), depths = BLOCKS[name]
     assert least_of(Network(model, foldings))[0] == {"add": depths}
+
+
+def test_depths_of_a_concatenation_by_hand():
+    """The image of 2 channels behind what a 3x3 convolution makes of it, pixel by pixel.
+
+    The first result takes two rows of 4 pixels. All but what the fork holds must wait for it.
+    """
+    (model, foldings), _ = BLOCKS["3x3"]
+    rng = np.random.default_rng(1)
+    conv, dense = model.layers[0], model.layers[-1]
+    concat = random_concat(rng, [model.tensors["main0"], model.input],
+                           [random_map(rng, model.input, 2)] * 2, inputs=("main0", INPUT),
+                           output=U6)
+    kind = TensorType((5, 4, 2), U6)
+    dense = random_layer(rng, "dense", kind, random_map(rng, kind, 2), name="dense",
+                         inputs=("concat",), k=(1, 1), output=ActivationFormat(10, True))
+    model = Model("concat", model.input, (conv, concat, dense))
+    least, stages = least_of(Network(model, foldings))
+    assert least == {"concat": (2, 7)}
+    assert not completes(model, stages, {"concat": (2, 6)})
+    images = random_images(rng, model, 2)
+    simulate(Network(model, foldings, queues=least), images, seed=3, stall=0.4)
+    with pytest.raises(ValueError, match="input 'main0' of layer 'concat' needs a queue of 2"):
+        Network(model, foldings, queues={"concat": (0, 7)})
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -164,8 +188,9 @@ def test_queues_that_cost_no_cycle():
 
 
 @pytest.mark.parametrize(("queues", "message"), [
-    ({}, "queues must name the additions, add, not none"),
-    ({"add": (0, 99), "main0": (2, 2)}, "queues must name the additions, add, not add, main0"),
+    ({}, "queues must name the additions and concatenations, add, not none"),
+    ({"add": (0, 99), "main0": (2, 2)}, "must name the additions and .*, add, not add, main0"),
+    ({"add": (0, 99, 2)}, "layer 'add' has 2 inputs, but there are 3 depths: give one for each"),
     ({"add": (0, 0)}, "input 'input' of layer 'add' needs a queue of 2 or more"),
     ({"add": (0, 6)}, r"would deadlock; \{'add': \(0, 7\)\} are enough"),
 ])

@@ -28,6 +28,7 @@ import flightrtl.gateware
 from flightrtl.formats import ActivationFormat, FixedFormat, TermFormat
 from flightrtl.gateware import (
     Argmax,
+    ChannelConcat,
     ChannelGatherer,
     ChannelSerializer,
     ConvolutionEngine,
@@ -237,6 +238,12 @@ CASES = {
                       "output": TWO_BITS, "depths": (0, 3)}, patience=5, reach=12,
         unstable=("advance.eq(~self.o.valid | self.o.ready)",
                   "advance.eq(~self.o.valid | summed)", PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "ChannelConcat": Case(
+        ChannelConcat, {"formats": (TWO_BITS, TWO_BITS), "channels": (1, 2), "shifts": (0, 1),
+                        "bias": 1, "shift": 1, "output": TWO_BITS, "depths": (0, 3)},
+        patience=5, reach=12,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", VALID),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "ChannelGatherer": Case(
         ChannelGatherer, {"format": TWO_BITS, "channels": 2}, patience=2, reach=8,

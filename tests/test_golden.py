@@ -12,6 +12,7 @@ from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermF
 from flightrtl.model import (
     INPUT,
     Add,
+    Concat,
     Convolution,
     Dense,
     Layer,
@@ -23,6 +24,7 @@ from flightrtl.model import (
 
 from .models import (
     random_add,
+    random_concat,
     random_graph,
     random_images,
     random_layer,
@@ -42,12 +44,17 @@ def weight(code, form):
     return (-1 if code >> form.exponent_bits else 1) * (1 << field - 1 if field else 0)
 
 
-def naive(layer, maps, others=None):
+def naive(layer, maps, *others):
     """One layer in plain Python integers, straight from the definition."""
+    if isinstance(layer, Concat):
+        return np.concatenate([np.array([
+            min(max((value * 2**shift + layer.bias) // 2**layer.shift, layer.output.min),
+                layer.output.max) for value in each.ravel().tolist()]).reshape(each.shape)
+            for each, shift in zip((maps, *others), layer.shifts, strict=True)], axis=-1)
     if isinstance(layer, Add):
         one, other = layer.shifts
         sums = [a * 2**one + b * 2**other + layer.bias
-                for a, b in zip(maps.ravel().tolist(), others.ravel().tolist(), strict=True)]
+                for a, b in zip(maps.ravel().tolist(), others[0].ravel().tolist(), strict=True)]
         return np.array([min(max(total // 2**layer.shift, layer.output.min), layer.output.max)
                          for total in sums]).reshape(maps.shape)
     results = []
@@ -108,7 +115,19 @@ def test_an_addition_is_what_its_definition_says(seed, first, second):
     layer = random_add(rng, sources, maps)
     result = golden.apply(layer, *maps)
     np.testing.assert_array_equal(result, naive(layer, *maps), strict=True)
-    assert layer.output_shape((2, 3, 2)) == result.shape[1:]
+    assert layer.output_shape((2, 3, 2), (2, 3, 2)) == result.shape[1:]
+
+
+@given(seeds(), st.lists(activation_formats(), min_size=2, max_size=4))
+def test_a_concatenation_is_what_its_definition_says(seed, formats):
+    rng = np.random.default_rng(seed)
+    sources = [TensorType((2, 3, int(rng.integers(1, 4))), form, int(rng.integers(-9, 9)))
+               for form in formats]
+    maps = [random_map(rng, source, 2) for source in sources]
+    layer = random_concat(rng, sources, maps, inputs=("a",) * len(maps))
+    result = golden.apply(layer, *maps)
+    np.testing.assert_array_equal(result, naive(layer, *maps), strict=True)
+    assert layer.output_shape(*(source.shape for source in sources)) == result.shape[1:]
 
 
 def test_an_addition_takes_two_maps_and_other_layers_one():

@@ -17,10 +17,26 @@ from flightrtl import container, golden, modelfile, models
 from flightrtl.document import describe
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat, BinaryFormat, FixedFormat, TermFormat
-from flightrtl.model import INPUT, Add, Convolution, Dense, MaxPool, Model, SumPool, TensorType
+from flightrtl.model import (
+    INPUT,
+    Add,
+    Concat,
+    Convolution,
+    Dense,
+    MaxPool,
+    Model,
+    SumPool,
+    TensorType,
+)
 from flightrtl.modelfile import ModelError
 
-from .models import random_graph, random_images, random_model, residual_model
+from .models import (
+    concat_model,
+    random_graph,
+    random_images,
+    random_model,
+    residual_model,
+)
 from .strategies import seeds
 
 PAGE = Path(__file__).parents[1] / "docs" / "model-file.md"
@@ -157,9 +173,10 @@ def test_what_version_1_can_say_is_written_in_version_1(model):
 @given(seeds())
 def test_the_version_is_that_of_the_features(seed):
     model = random_graph(np.random.default_rng(seed))
+    newest = any(isinstance(layer, Concat) for layer in model.layers)
     newer = not model.chain or any(not isinstance(layer.format, TermFormat)
                                    for layer in model.layers if hasattr(layer, "format"))
-    assert version(model) == 1 + newer
+    assert version(model) == (3 if newest else 1 + newer)
 
 
 def test_a_chain_of_terms_may_come_in_version_2(parts, path, model):
@@ -178,6 +195,15 @@ def test_version_1_has_no_words_for_what_is_newer(path):
         f"layer 'pool': its input is not the layer before ('add'){end}",
         f"layer 'both': it is an addition{end}",
         f"layer 'dense': it has weights of type 'binary'{end}"]
+
+
+def test_version_2_has_no_words_for_what_is_newer_still(path):
+    document, tensors = describe(concat_model())
+    assert document["version"] == 3
+    store(path, document | {"version": 2}, tensors)
+    assert problems_of(path) == [
+        "layer 'concat': it is a concatenation, which takes version 3 of the format, not 2: export "
+        "the network again"]
 
 
 # The page describes it.
@@ -202,7 +228,7 @@ def test_the_reader_on_the_page_agrees_with_the_golden_model(path):
         document, tensors = reader["read"](path.read_bytes())
         logits = [reader["infer"](document, tensors, image.tolist()) for image in images]
         assert logits == golden.run(model, images).tolist()
-    assert versions == {1, 2}
+    assert versions == {1, 2, 3}
 
 
 def test_the_example_on_the_page(path):
@@ -229,7 +255,8 @@ def test_the_limits_on_the_page():
                  "MiB", f"1 to {limits.side}", f"in {limits.accumulator_bits} bits",
                  f"list of 1 to {limits.layers} layers", f"each 0 to {limits.k} ",
                  f"-{limits.scale} to {limits.scale}", f"0 to {limits.shift}",
-                 f"two integers, each 0 to {limits.add_shift}"):
+                 f"one for each input, each 0 to {limits.add_shift}",
+                 f"2 to {limits.operands} for `concat`"):
         assert said in text
     assert limits.live_values == 2**26
     assert "at most 2^26 values" in text
@@ -371,10 +398,10 @@ def change(document: Any, place: str, value: object) -> None:
 @pytest.mark.parametrize(("place", "value", "message"), [
     ("format", "pickle", "'format' must be 'flightrtl model', not 'pickle'"),
     ("format", DELETE, "'format' is missing"),
-    ("version", 3, "version 3 of the format, .* reads up to 2: upgrade flightrtl"),
-    ("version", 0, "'version' must be 1 or 2, not 0"),
-    ("version", 1.0, "'version' must be the integer 1 or 2, not 1.0"),
-    ("version", True, "'version' must be the integer 1 or 2, not True"),
+    ("version", 4, "version 4 of the format, .* reads up to 3: upgrade flightrtl"),
+    ("version", 0, "'version' must be 1 to 3, not 0"),
+    ("version", 1.0, "'version' must be an integer from 1 to 3, not 1.0"),
+    ("version", True, "'version' must be an integer from 1 to 3, not True"),
     ("more", 1, "the file: unknown entries 'more': remove them"),
     ("name", 5, "'name' must be text, not 5"),
     ("name", "../../etc/passwd", "the name '../../etc/passwd' must be"),
@@ -505,7 +532,7 @@ def test_wrong_tensors(parts, path, name, edit, message):
     ("layers.1.shifts", [0], r"shifts .* must be 2 integers from 0 to 15, not \(0,\)"),
     ("layers.1.shifts", [0, 16], "shifts .* must be 2 integers from 0 to 15"),
     ("layers.1.shifts", [-1, 0], "shifts .* must be 2 integers from 0 to 15"),
-    ("layers.1.shifts", 3, "'shifts' must be a list of two integers, not 3"),
+    ("layers.1.shifts", 3, "'shifts' must be a list of integers, one for each input, not 3"),
     ("layers.1.shifts", DELETE, "layer 'add': 'shifts' is missing"),
     ("layers.1.kernel", [1, 1], "layer 'add': unknown entries 'kernel'"),
     ("layers.1.bias", 0.5, "'bias' must be an integer, not 0.5"),
@@ -518,12 +545,34 @@ def test_wrong_tensors(parts, path, name, edit, message):
     ("layers.4", DELETE, "layer 'both': the last layer gives the logits and must be"),
 ])
 def test_wrong_documents_of_version_2(path, place, value, message):
-    document, tensors = describe(residual_model())
+    reports(path, describe(residual_model()), place, value, message)
+
+
+def reports(path, parts, place, value, message):
+    """Whether a file with one entry changed gives that message."""
+    document, tensors = parts
     change(document, place, value)
     store(path, document, tensors)
     problems = problems_of(path)
     assert any(re.search(message, problem) for problem in problems), problems
     assert not any("checksum" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("place", "value", "message"), [
+    ("layers.2.inputs", ["conv"], "it joins 2 to 16 maps, but has 1 inputs: name 2 to 16"),
+    ("layers.2.inputs", ["conv"] * 17, "it joins 2 to 16 maps, but has 17 inputs"),
+    ("layers.2.inputs", ["conv", "pool", "dense"], "its input 'dense' does not come before it"),
+    ("layers.2.inputs", ["conv", "pool"], r"shifts .* must be 2 integers .*, not \(0, 1, 0\)"),
+    ("layers.2.shifts", [0, 16, 0], "shifts .* must be 3 integers from 0 to 15"),
+    ("layers.2.shifts", DELETE, "layer 'concat': 'shifts' is missing"),
+    ("layers.2.kernel", [1, 1], "layer 'concat': unknown entries 'kernel'"),
+    ("layers.2.bias", (1 << 47) - 1, "layer 'concat': its sums reach .* more than 48 bits"),
+    ("layers.2.output", DELETE, "layer 'concat': 'output' is missing"),
+    ("layers.1.kernel", [2, 2], "'concat': its inputs have 5 x 5, 6 x 6 pixels: they must be eq"),
+    ("layers.3", DELETE, "layer 'concat': the last layer gives the logits and must be"),
+])
+def test_wrong_documents_of_version_3(path, place, value, message):
+    reports(path, describe(concat_model()), place, value, message)
 
 
 def test_a_file_cannot_ask_for_an_endless_list_of_problems(path):

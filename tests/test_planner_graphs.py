@@ -10,11 +10,11 @@ from flightrtl import boards, build, modelfile
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import ResidualAdd
 from flightrtl.planner import plan
-from flightrtl.planner.cost import add_cost
+from flightrtl.planner.cost import join_cost
 from flightrtl.planner.cycles import measure
 from sim.__main__ import main
 from tests import synthesis
-from tests.models import residual_network
+from tests.models import concat_model, residual_network
 
 ULX3S = boards.load("ulx3s_85f")
 
@@ -38,13 +38,41 @@ def test_plan_of_a_residual_network():
     assert chosen.cycles_per_inference == chosen.slowest.cycles
 
 
+def test_plan_and_simulation_of_a_concatenation(tmp_path, capsys, monkeypatch):
+    model = concat_model()
+    chosen = plan(model, ULX3S, target_rate=100_000)
+    concat = {layer.name: layer for layer in chosen.layers}["concat"]
+    assert (concat.type, concat.dataflow, concat.cycles) == ("concat", "streamed", 6 * 6 * 6)
+    # The image waits in a queue until the convolution has its first rows.
+    assert concat.queues is not None
+    assert len(concat.queues) == 3
+    assert concat.queues[1] >= 2 * 6 * 2
+    timing = measure(model, chosen.foldings, memory_register=True, queues=chosen.queues)
+    assert timing.interval == chosen.cycles_per_inference <= 1000
+    path = tmp_path / "concat.safetensors"
+    modelfile.save(model, path)
+    images = np.random.default_rng(1).integers(0, 32, (4, *model.input.shape))
+    monkeypatch.setattr("sim.images.choose", lambda *arguments, **options: (
+        images, np.zeros(len(images), np.int64)))
+    assert main([str(path), "--board", "ecp5", "--images", "4", "--engine", "python",
+                 "--trace-layers", "--json", "--target-rate", "100000"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["mismatches"] == 0
+    assert result["trace"]["first"] is None
+    assert result["cycles_per_inference"] == chosen.cycles_per_inference
+    assert result["latency_cycles"] == chosen.latency_cycles
+    row, = (row for row in result["layers"]["rows"] if row["name"] == "concat")
+    assert row["type"] == "concat"
+    assert row["busy"] == row["given"] == row["needs"] == model.tensors["concat"].size
+
+
 @pytest.mark.parametrize(("family", "depth"), [("ice40", 19), ("ice40", 514), ("ecp5", 514)])
 def test_the_estimate_of_an_addition_is_near_what_synthesis_makes(family, depth, tmp_path):
     u8 = ActivationFormat(8)
     add = ResidualAdd(formats=(u8, u8), shifts=(0, 1), bias=1, shift=1, depths=(0, depth),
                       register=True)
     cells = synthesis.cells(add, family, tmp_path)
-    estimate = add_cost(add, family)
+    estimate = join_cost(add, family)
     luts = (cells["LUT4"] + cells["SB_LUT4"] + 2 * cells["CCU2C"] + 6 * cells["TRELLIS_DPR16X4"])
     assert abs(estimate.lut4 - luts) <= 0.25 * luts
     assert estimate.bram == cells["DP16KD"] + cells["SB_RAM40_4K"]

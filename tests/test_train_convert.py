@@ -42,7 +42,8 @@ class RandomNet(nn.Module):
         height, width, self.channels = tensor.shape
         self.size = height, width
         for _ in range(self.random.randint(1, 4)):
-            getattr(self, "add_" + self.random.choice(("conv", "conv", "residual", "pool")))()
+            getattr(self, "add_" + self.random.choice(("conv", "conv", "residual", "dense_block",
+                                                       "pool")))()
         self.add_end(classes)
 
     def step(self, name, *modules):
@@ -87,6 +88,15 @@ class RandomNet(nn.Module):
         if self.random.random() < 0.7:
             self.step("relu")
 
+    def add_dense_block(self):
+        """As in DenseNet: what a convolution makes of the map goes behind it."""
+        before, filters = self.channels, self.random.randint(1, 4)
+        first = self.conv(filters, (3, 3), padding=(1, 1))
+        self.channels = before + filters
+        self.step("dense_block", first)
+        if self.random.random() < 0.5:
+            self.step("relu")
+
     def add_pool(self):
         if min(self.size) >= 2:
             self.step(self.random.choice(("maximum", "average")), nn.MaxPool2d(2), nn.AvgPool2d(2))
@@ -123,6 +133,12 @@ class RandomNet(nn.Module):
         x = parts[2](x)
         return (operator.add, operator.iadd, torch.add, lambda x, y: x.add(y),
                 lambda x, y: torch.add(x, other=y))[way](y, x)
+
+    def do_dense_block(self, x, parts, way):
+        y = self.do_relu(parts[0](x), parts, way)
+        return (lambda: torch.cat([x, y], 1), lambda: torch.cat((x, y), dim=1),
+                lambda: torch.concat([x, y], dim=-3), lambda: torch.cat(tensors=[x, y], dim=1),
+                lambda: torch.concatenate((x, y), 1))[way]()
 
     def do_dropout(self, x, parts, way):
         return parts[0](x) if way else functional.dropout(x, 0.1, self.training)
@@ -311,8 +327,28 @@ def logits_before_relu(net, x):
     return x
 
 
-def concatenated(net, x):
-    return ends(net, torch.cat([net.conv1(x), net.conv2(x)], 1))
+def stacked(net, x):
+    return ends(net, torch.stack([net.conv1(x), net.conv2(x)], 1))
+
+
+def concatenated_along_rows(net, x):
+    return ends(net, torch.cat([net.conv1(x), net.conv2(x)], 2))
+
+
+def concatenated_with_a_constant(net, x):
+    return ends(net, torch.cat([net.conv1(x), torch.zeros(1, 1, 6, 6)], 1))
+
+
+def concatenated_alone(net, x):
+    return ends(net, torch.cat([net.conv1(x)], 1))
+
+
+def concatenated_sizes(net, x):
+    return ends(net, torch.cat([net.conv1(x), x], 1))
+
+
+def concatenated_behind_flatten(net, x):
+    return net.dense(torch.cat([net.conv1(x).flatten(1), net.conv2(x).flatten(1)], 1))
 
 
 def multiplied(net, x):
@@ -417,8 +453,13 @@ def convolution(*arguments, **options):
     (Calls(before_and_behind_hidden), "the value of conv1 in front of it is used elsewhere too"),
     (Calls(norm_and_without), "the value of conv1 in front of it is used elsewhere too"),
     (Calls(logits_before_relu), "the value of dense in front of it is used elsewhere too"),
-    (Calls(concatenated), "cat (cat): it is not supported: only additions join branches"),
-    (Calls(multiplied), "mul (mul): it is not supported: only additions join branches"),
+    (Calls(stacked), "stack (stack): it is not supported: use torch.cat along the channels"),
+    (Calls(concatenated_along_rows), "only be concatenated along their channels, dim=1, not dim=2"),
+    (Calls(concatenated_with_a_constant), "reads a parameter directly"),
+    (Calls(concatenated_alone), "2 to 16 feature maps can be concatenated, not 1"),
+    (Calls(concatenated_sizes), "must have the same rows and columns, not (4, 6, 6) and (2, 8, 8)"),
+    (Calls(concatenated_behind_flatten), "concatenate the maps along their channels before the"),
+    (Calls(multiplied), "mul (mul): it is not supported: only additions and torch.cat join"),
     (Calls(plus_one), "only two feature maps can be added"),
     (Calls(doubled), "only two feature maps can be added"),
     (Calls(conditional), "cannot be traced by torch.fx"),

@@ -40,7 +40,7 @@ def test_a_pooling_divides_and_an_addition_keeps():
 def test_what_does_not_fit_names_the_layers_and_the_remedy():
     add = Add(name="sum", inputs=("one", "two"), shifts=(0, 0), bias=0, shift=0)
     layers = convolution("one", ("input",)), convolution("two", ("one",)), add
-    with pytest.raises(ValueError, match="'sum' adds 'one', which gives 4 pixels at a time, and "
+    with pytest.raises(ValueError, match="'sum' joins 'one', which gives 4 pixels at a time, and "
                                          "'two', which gives 2: fold them with the same number"):
         stream_pixels(network(*layers), {"one": Folding(1, 1, pixels=4),
                                          "two": Folding(1, 1, pixels=2)})

@@ -30,7 +30,7 @@ def test_every_layer_and_format_gives_the_same_logits(seed):
 def test_random_graphs_have_every_layer():
     models = [random_graph(np.random.default_rng(seed)) for seed in range(40)]
     kinds = {type(layer).__name__ for model in models for layer in model.layers}
-    assert kinds == {"Add", "Convolution", "Dense", "MaxPool", "SumPool"}
+    assert kinds == {"Add", "Concat", "Convolution", "Dense", "MaxPool", "SumPool"}
     formats = {type(layer.format).__name__ for model in models for layer in model.layers
                if isinstance(layer, (Convolution, Dense))}
     assert formats == {"TermFormat", "FixedFormat", "BinaryFormat"}

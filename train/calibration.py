@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .layers import QuantizedJoin, QuantizedLayer, QuantizedSumPool
 from .network import Network
 from .quantizers.flightnn import TermQuantizer
 from .quantizers.terms import Decomposition, decompose
@@ -25,8 +25,8 @@ _BATCH = 100
 
 def _pooled(layer: nn.Module, inputs: list[Tensor]) -> Tensor:
     """The real-valued result of a layer without weights."""
-    if isinstance(layer, QuantizedAdd):
-        return layer.activate(inputs[0] + inputs[1])
+    if isinstance(layer, QuantizedJoin):
+        return layer.activate(layer.join(*inputs))
     if isinstance(layer, QuantizedSumPool):
         return layer.activate(functional.avg_pool2d(inputs[0], layer.kernel, layer.stride))
     result: Tensor = layer.eval()(*inputs)

@@ -20,7 +20,7 @@ from flightrtl.model import INPUT, TensorType
 
 from .binary_layers import BinaryAdd, BinaryLayer, BinaryPart, BinarySumPool
 from .equivalence import difference
-from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .layers import QuantizedAdd, QuantizedConcat, QuantizedLayer, QuantizedSumPool
 from .methods import METHODS, LayerSettings
 from .network import Network, Node
 from .quantizers.base import Quantizer
@@ -46,7 +46,8 @@ def convert(module: nn.Module, input: TensorType, settings: LayerSettings | None
         Takes images (N, C, H, W) and gives logits (N, classes). Supported, as modules, functions
         or methods: ``Conv2d`` and ``Linear``, each followed by batch norm, ReLU or not; ReLU, also
         behind an addition or a pooling; max-pooling; average pooling and the mean over rows and
-        columns, over a power of two of values; addition of two maps; ``flatten``, ``view``,
+        columns, over a power of two of values; addition of two maps; ``torch.cat`` of maps along
+        their channels; ``flatten``, ``view``,
         dropout, ``Identity``. What has weights is called once.
     input : TensorType
         Shape (height, width, channels), format and scale of the image: what ``module`` sees is
@@ -126,14 +127,12 @@ def _build(collected: list[TracedLayer], input: TensorType, settings: LayerSetti
 
 
 def _positive(layer: TracedLayer, collected: list[TracedLayer]) -> bool:
-    """Whether a pooling's result is never negative, because its input is not."""
-    if layer.kind != "sum_pool":
+    """Whether a result is never negative, because no input is."""
+    if layer.kind not in ("sum_pool", "concat", "pool", "dropout"):
         return False
-    source = next((each for each in collected if each.name == layer.inputs[0]), None)
-    while source is not None and source.kind in ("pool", "dropout"):
-        name = source.inputs[0]
-        source = next((each for each in collected if each.name == name), None)
-    return source is not None and (source.relu or _positive(source, collected))
+    sources = [each for each in collected if each.name in layer.inputs]
+    return INPUT not in layer.inputs and all(
+        source.relu or _positive(source, collected) for source in sources)
 
 
 def _pruned(quantizer: Quantizer, settings: LayerSettings) -> Quantizer:
@@ -185,6 +184,11 @@ def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat
     if layer.kind == "add":
         return (BinaryAdd(layer.name, output, signs.before(layer), sign) if signs.binary else
                 QuantizedAdd(layer.name, output))
+    if layer.kind == "concat":
+        if signs.binary:
+            raise UserError(f"layer {layer.name}: with the method bnn maps cannot be concatenated: "
+                            "add them, or use another method")
+        return QuantizedConcat(layer.name, output)
     if layer.kind == "sum_pool":
         return (BinarySumPool(layer.name, output, *layer.window, signs.before(layer), sign)
                 if signs.binary else QuantizedSumPool(layer.name, output, *layer.window))

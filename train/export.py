@@ -17,11 +17,21 @@ from torch import Tensor, nn
 from flightrtl import golden
 from flightrtl.datasets import ImageFolder
 from flightrtl.formats import IntArray
-from flightrtl.model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, SumPool
+from flightrtl.model import (
+    INPUT,
+    Add,
+    Concat,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Model,
+    SumPool,
+)
 
 from .binary_layers import BinaryAdd, BinaryLayer, BinarySumPool
 from .data import batches
-from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .layers import QuantizedAdd, QuantizedJoin, QuantizedLayer, QuantizedSumPool
 from .network import Network
 from .quantizers.base import power_of_two
 
@@ -98,16 +108,17 @@ def _sum_pool(layer: QuantizedSumPool, sources: tuple[str, ...], scale: int) -> 
                    output_scale=int(layer.output_scale))
 
 
-def _add(layer: QuantizedAdd, sources: tuple[str, ...], scales: list[int]) -> Add:
+def _join(layer: QuantizedJoin, sources: tuple[str, ...], scales: list[int]) -> Add | Concat:
+    shifts: tuple[int, ...]
     if isinstance(layer, BinaryAdd):
         shifts, bias, shift = layer.integers(scales)
     else:
         common = min(scales)
         shift = int(layer.output_scale) - common
-        shifts, bias = (scales[0] - common, scales[1] - common), _half(shift)
-    return Add(name=layer.name, inputs=sources, shifts=shifts, bias=bias, shift=shift,
-               output=layer.output,
-               output_scale=int(layer.output_scale))
+        shifts, bias = tuple(scale - common for scale in scales), _half(shift)
+    kind = Add if isinstance(layer, QuantizedAdd) else Concat
+    return kind(name=layer.name, inputs=sources, shifts=shifts, bias=bias, shift=shift,
+                output=layer.output, output_scale=int(layer.output_scale))
 
 
 def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
@@ -137,8 +148,8 @@ def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
             layers.append(_weighted(layer, sources))
         elif isinstance(layer, QuantizedSumPool):
             layers.append(_sum_pool(layer, sources, given[0]))
-        elif isinstance(layer, QuantizedAdd):
-            layers.append(_add(layer, sources, given))
+        elif isinstance(layer, QuantizedJoin):
+            layers.append(_join(layer, sources, given))
         else:                                       # dropout
             names[node.name], scales[node.name] = sources[0], given[0]
             continue

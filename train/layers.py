@@ -19,7 +19,8 @@ from flightrtl.rules import LIMITS
 from . import activation
 from .quantizers.base import Quantizer, power_of_two
 
-__all__ = ["EXACT", "QuantizedAdd", "QuantizedLayer", "QuantizedSumPool"]
+__all__ = ["EXACT", "QuantizedAdd", "QuantizedConcat", "QuantizedJoin", "QuantizedLayer",
+           "QuantizedSumPool"]
 
 EXACT = 1 << 24
 """Integers up to this are exact in float32."""
@@ -194,14 +195,35 @@ class QuantizedLayer(_Requantized):
         return self.requantize(self.accumulate(values, weight, self.quantized_bias()))
 
 
-class QuantizedAdd(_Requantized):
-    """A residual addition, with or without a ReLU behind it."""
+class QuantizedJoin(_Requantized):
+    """What makes one map of several, with or without a ReLU behind it."""
 
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """Both maps have the same shape."""
+    def join(self, *maps: Tensor) -> Tensor:
+        """The maps as one, before ReLU or rounding."""
+        raise NotImplementedError
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Of maps of the same height and width."""
         if not bool(self.folded):
-            return self.activate(one + other)
-        return self.requantize(_exact(one) + other)
+            return self.activate(self.join(*maps))
+        return self.requantize(self.join(*map(_exact, maps)))
+
+
+class QuantizedAdd(QuantizedJoin):
+    """A residual addition of two maps of the same shape."""
+
+    def join(self, *maps: Tensor) -> Tensor:
+        """Their sum."""
+        one, other = maps
+        return one + other
+
+
+class QuantizedConcat(QuantizedJoin):
+    """A concatenation: the channels of one map behind those of the other."""
+
+    def join(self, *maps: Tensor) -> Tensor:
+        """All channels."""
+        return torch.cat(maps, dim=1)
 
 
 class QuantizedSumPool(_Requantized):

@@ -12,7 +12,7 @@ from flightrtl.model import INPUT, TensorType
 from flightrtl.rules import LIMITS
 
 from .binary_layers import BinaryPart
-from .layers import QuantizedAdd, QuantizedLayer, QuantizedSumPool
+from .layers import QuantizedJoin, QuantizedLayer, QuantizedSumPool
 
 __all__ = ["Network", "Node"]
 
@@ -43,8 +43,8 @@ class Network(nn.Module):
     nodes : list of Node
         The graph.
     layers : dict of Module
-        By name: :class:`~train.layers.QuantizedLayer`, ``QuantizedAdd``, ``QuantizedSumPool``,
-        ``nn.MaxPool2d``, ``nn.Dropout`` (float stage only).
+        By name: :class:`~train.layers.QuantizedLayer`, ``QuantizedAdd``, ``QuantizedConcat``,
+        ``QuantizedSumPool``, ``nn.MaxPool2d``, ``nn.Dropout`` (float stage only).
     """
 
     def __init__(self, input: TensorType, nodes: list[Node],
@@ -126,13 +126,13 @@ class Network(nn.Module):
                 # of the last layer still grow: one binary place is kept for that.
                 finest = (given[0] + int(layer.scale(limited=False).max())
                           + int(layer.output.signed))
-            elif isinstance(layer, (QuantizedAdd, QuantizedSumPool)):
-                result = sum(inputs[1:], inputs[0])
+            elif isinstance(layer, QuantizedSumPool):
+                result = nn.functional.avg_pool2d(inputs[0], layer.kernel, layer.stride)
+                finest = min(given) - layer.shift
+            elif isinstance(layer, QuantizedJoin):
+                result = layer.join(*inputs)
                 finest = min(given)
-                if isinstance(layer, QuantizedSumPool):
-                    result = nn.functional.avg_pool2d(result, layer.kernel, layer.stride)
-                    finest -= layer.shift
-                elif max(given) - finest > LIMITS.add_shift:
+                if max(given) - finest > LIMITS.add_shift:
                     found |= self._bring_together(name, given, limits)
             else:
                 scales[name] = given[0]
@@ -147,7 +147,7 @@ class Network(nn.Module):
 
     def _bring_together(self, name: str, given: list[int],
                         limits: dict[str, tuple[int, int]]) -> bool:
-        """Limit the scale of an addition's operand, so that hardware can shift it to the other's.
+        """Limit the scale of an operand, so that hardware can shift it to the others'.
 
         The finer one is made coarser, unless it is the image, whose scale is given.
         """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["convolution", "dropout_share", "flattens", "operands"]
+__all__ = ["concatenated", "convolution", "dropout_share", "flattens", "operands"]
 
 Shape = tuple[int, int, int]
 """Channels, rows, columns."""
@@ -57,6 +57,14 @@ def operands(node: fx.Node) -> list[Any]:
         return []
     return [*node.args, *(node.kwargs[name] for name in ("input", "other")
                           if name in node.kwargs)]
+
+
+def concatenated(node: fx.Node) -> tuple[list[Any], Any]:
+    """What a ``torch.cat`` joins, and along which dimension."""
+    maps: Any = node.args[0] if node.args else node.kwargs.get("tensors", ())
+    dimension = node.args[1] if len(node.args) > 1 else node.kwargs.get(
+        "dim", node.kwargs.get("axis", 0))
+    return list(maps) if isinstance(maps, (tuple, list)) else [maps], dimension
 
 
 def convolution(module: nn.Conv2d, shape: Shape | None) -> tuple[

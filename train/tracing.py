@@ -18,21 +18,22 @@ from flightrtl.model import INPUT, TensorType
 from flightrtl.rules import LIMITS
 
 from .pooling import POOLINGS, pooling
-from .spelling import convolution, dropout_share, flattens, operands
+from .spelling import concatenated, convolution, dropout_share, flattens, operands
 from .unsupported import PASSING, hint
 
 __all__ = ["ConversionError", "TracedLayer", "Tracer"]
 
 _RELUS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_CONCATS = {torch.cat, torch.concat, torch.concatenate}
 _FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape}
 _SAME = {nn.Identity, "contiguous"}
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     nn.Dropout: nn.Dropout, functional.dropout: nn.Dropout,
     nn.Dropout2d: nn.Dropout2d, functional.dropout2d: nn.Dropout2d}
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-_KNOWN: set[Any] = {nn.Conv2d, nn.Linear, *_NORMS, *_RELUS, *_ADDS, *_FLATTENS, *_SAME, *_DROPOUTS,
-                    *POOLINGS}
+_KNOWN: set[Any] = {nn.Conv2d, nn.Linear, *_NORMS, *_RELUS, *_ADDS, *_CONCATS, *_FLATTENS, *_SAME,
+                    *_DROPOUTS, *POOLINGS}
 _SIZES = {"size", "dim"}
 
 
@@ -193,6 +194,8 @@ class Tracer:
             self._linear(node, before, module)
         elif what in _ADDS:
             self._addition(node, before)
+        elif what in _CONCATS:
+            self._concatenation(node, before)
         else:
             self._dropout(node, before, _DROPOUTS[what], module)
 
@@ -268,9 +271,10 @@ class Tracer:
             return
         layer = self.layers.get(chain[-1])
         if norm is None:
-            if layer is None or layer.kind not in ("conv", "dense", "add", "sum_pool"):
-                self._refuse(node, "must stand behind a convolution or a Linear, an addition or an "
-                                   "average pooling")
+            if layer is None or layer.kind not in ("conv", "dense", "add", "concat",
+                                                    "sum_pool"):
+                self._refuse(node, "must stand behind a convolution or a Linear, an addition, a "
+                                   "concatenation or an average pooling")
             else:
                 layer.relu = True
             return
@@ -332,6 +336,30 @@ class Tracer:
             self._refuse(node, f"its operands must have the same shape, not {one} and {other}")
             return
         self._add(node, TracedLayer("", "add", names, one, one), flat=before in self.flat)
+
+    def _concatenation(self, node: fx.Node, before: fx.Node) -> None:
+        maps, dimension = concatenated(node)
+        known = [each for each in maps if isinstance(each, fx.Node) and each in self.values]
+        flat = before in self.flat
+        self._pass(node, before)
+        if not 2 <= len(maps) <= LIMITS.operands or len(known) != len(maps):
+            self._refuse(node, f"2 to {LIMITS.operands} feature maps can be concatenated, not "
+                               f"{len(maps)}")
+            return
+        names = tuple(self.values[each] for each in known)
+        shapes = [self.shapes[name] for name in names]
+        sides = {shape[1:] for shape in shapes}
+        if any((each in self.flat) != flat for each in known) or len(sides) > 1:
+            self._refuse(node, "its operands must have the same rows and columns, not "
+                               + " and ".join(map(str, shapes)))
+        elif dimension not in ((1, -1) if flat else (1, -3)):
+            self._refuse(node, f"maps can only be concatenated along their channels, dim=1, not "
+                               f"dim={dimension}")
+        elif flat and sides != {(1, 1)}:
+            self._refuse(node, "concatenate the maps along their channels before the Flatten")
+        else:
+            shape = sum(shape[0] for shape in shapes), *shapes[0][1:]
+            self._add(node, TracedLayer("", "concat", names, shape, shapes[0]), flat=flat)
 
     def _dropout(self, node: fx.Node, before: fx.Node, kind: type[nn.Module],
                  module: nn.Module | None) -> None:

@@ -22,8 +22,9 @@ _HINTS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("leave it out: the class is the largest logit",
      (nn.Softmax, functional.softmax, torch.softmax, "softmax", nn.LogSoftmax,
       functional.log_softmax, torch.log_softmax, "log_softmax", torch.argmax, "argmax")),
-    ("only additions join branches: add the maps instead", (torch.cat, torch.concat)),
-    ("only additions join branches, and constants belong into a layer's weights",
+    ("use torch.cat along the channels, or add the maps",
+     (torch.stack, torch.hstack, torch.vstack)),
+    ("only additions and torch.cat join branches, and constants belong into a layer's weights",
      (operator.mul, operator.imul, torch.mul, "mul", "mul_", operator.sub, operator.isub, torch.sub,
       "sub", operator.truediv, torch.div, "div", operator.matmul, torch.matmul, operator.neg)),
     ("use nn.BatchNorm2d", (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm)),
@@ -37,7 +38,7 @@ _BY_CALL = {call: text for text, calls in _HINTS for call in calls}
 
 PASSING = frozenset(call for text, calls in _HINTS for call in calls
                     if text.startswith(("use nn.ReLU", "use nn.BatchNorm2d", "leave it out",
-                                        "only additions join branches, and")))
+                                        "only additions and torch.cat")))
 """Their result has the shape of their (first) input."""
 
 

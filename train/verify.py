@@ -24,7 +24,7 @@ from torch.nn import functional
 from flightrtl import datasets, golden, modelfile
 from flightrtl.errors import UserError, run_cli
 from flightrtl.formats import IntArray, signed_bits
-from flightrtl.model import INPUT, Add, Convolution, Dense, Layer, Model, SumPool
+from flightrtl.model import INPUT, Add, Convolution, Dense, Join, Layer, Model, SumPool
 from flightrtl.progress import Progress
 
 from . import activation
@@ -76,9 +76,10 @@ def _result(model: Model, layer: Layer, *sources: Tensor) -> Tensor:
     """The result of one layer on real values (N, C, H, W)."""
     if isinstance(layer, (Convolution, Dense)):
         return _weighted(model, layer, *sources)
-    if isinstance(layer, Add):
+    if isinstance(layer, Join):
         scale = layer.output_scale - layer.shift
-        values = sources[0].double() + sources[1].double()
+        real = [source.double() for source in sources]
+        values = real[0] + real[1] if isinstance(layer, Add) else torch.cat(real, dim=1)
         values = values + float(_real_bias(layer.bias, layer.shift, scale))
     elif isinstance(layer, SumPool):
         values = _summed(model, layer, *sources)

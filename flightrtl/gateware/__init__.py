@@ -5,7 +5,7 @@ with fixed-point weights, an :class:`XnorPE` signs); a :class:`PEArray` is many 
 accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
 :class:`FilterScheduler` joins what it computed into filters and :class:`Requantizer` brings them
 back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
-:class:`Network` is a graph of engines, pools and additions.
+:class:`Network` is a graph of engines, pools, additions and concatenations.
 
 A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, a
 :class:`ShiftAddGraph` of its weights and a :class:`ParallelRequantizer`, a pixel per cycle.
@@ -14,6 +14,7 @@ A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, 
 from .argmax import Argmax
 from .array import PEArray
 from .buffer import StreamBuffer
+from .concat import ChannelConcat
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
 from .fork import StreamFork
@@ -35,11 +36,11 @@ from .window import SlidingWindow
 from .xnor import XnorPE
 
 __all__ = [
-    "Argmax", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine", "DenseEngine",
-    "FilterScheduler", "FoldedLayer", "Folding", "Hardwired", "HardwiredConvolution",
-    "HardwiredDense", "HardwiredLayer", "LayerEngine", "MaxPooling", "MultiplyPE", "Network",
-    "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer", "ResidualAdd", "RomStream",
-    "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StreamBuffer", "StreamFork", "StreamQueue",
-    "SumPooling", "WeightBuffer", "XnorPE", "activation_shape", "require_supported",
-    "unsupported",
+    "Argmax", "ChannelConcat", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine",
+    "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding", "Hardwired",
+    "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "LayerEngine", "MaxPooling",
+    "MultiplyPE", "Network", "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer",
+    "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StreamBuffer",
+    "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer", "XnorPE", "activation_shape",
+    "require_supported", "unsupported",
 ]

@@ -1,7 +1,8 @@
-"""How deep the queues before additions must be, for a network never to deadlock.
+"""How deep the queues before additions and concatenations must be, for a network never to deadlock.
 
 Where a result goes two ways that meet again in an addition, the addition needs a value of both
-at a time. If one way holds back more than the other can store (a convolution gives nothing until
+at a time; in a concatenation, it needs all channels of a pixel of one, then those of the other. If
+one way holds back more than the other can store (a convolution gives nothing until
 it has some rows, and what feeds both ways may not run ahead), nothing moves any more. A queue in
 the other way prevents that. This module computes how deep it must be, from what every layer needs
 and what it can hold, and from nothing that depends on time.
@@ -16,7 +17,9 @@ results be gone. For two functions that never decrease:
 For an engine, ``needs`` counts whole rows of its input, and ``takes`` the rows that its line
 buffer holds beyond those that the rows of results behind it have released. For pooling, ``needs``
 is the place of the last value of a window, and two results fit into its registers. An addition
-takes its operands in pairs, and one pair more than results are gone. A queue takes a value while it
+takes its operands in pairs, and one pair more than results are gone. A concatenation takes its
+operands in the order of the result's channels, and one value more than results are gone. A queue
+takes a value while it
 holds less than ``depth``. A fork hands a value to each taker as soon as all have the one before.
 
 **A schedule is enough.** Suppose that one order of transfers exists that brings an image through
@@ -28,7 +31,8 @@ much as in the schedule, and offers it by (1). Who takes it has as many values o
 in the schedule, and has handed on at least as many results, so that by (2) it is ready; a queue
 is not fuller, and a fork has no older value to deliver, by the same argument. Both remain so,
 and the transfer happens: a contradiction. After an image everything is as it was before (a line
-buffer releases its last row, an addition has had as many values of one operand as of the other),
+buffer releases its last row, an addition has had as many values of one operand as of the other, a
+concatenation whole pixels of all),
 so that the schedule repeats for the next.
 
 :func:`completes` builds such a schedule greedily. As more can only happen by what already has
@@ -50,15 +54,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..formats import IntArray
-from ..model import INPUT, Add, Model, WeightedLayer
+from ..model import INPUT, Add, Join, Model, WeightedLayer
 from .engine import LayerEngine
 from .pool import MaxPooling, SumPooling
 
 __all__ = ["Depths", "completes", "direct", "least_depths"]
 
 Stage = LayerEngine | MaxPooling | SumPooling
-Depths = Mapping[str, tuple[int, int]]
-"""For each addition, by its name: the depths of the queues before its operands, 0 for none."""
+Depths = Mapping[str, tuple[int, ...]]
+"""For each addition or concatenation, by its name: the depths of the queues before its operands, 0
+for none."""
 
 
 class _Flow:
@@ -105,12 +110,38 @@ class _Flow:
         return self._takes[gone]
 
 
-def direct(model: Model, add: Add, operand: int) -> bool:
-    """Whether an operand may come without a queue: if it is an engine's result, and no other's.
+class _Turns:
+    """In which order a join takes its operands; ``None`` channels: one value of each at a time."""
 
-    An engine ends in a buffer, a queue is one. So no ``ready`` runs through an addition and on.
+    def __init__(self, channels: list[int] | None) -> None:
+        self._channels = channels
+
+    def share(self, operand: int, count: int) -> int:
+        """Values of an operand in the first ``count`` results."""
+        if self._channels is None:
+            return count
+        whole, rest = divmod(count, sum(self._channels))
+        mine = self._channels[operand]
+        return whole * mine + min(max(rest - sum(self._channels[:operand]), 0), mine)
+
+    def results(self, operand: int, values: int) -> int:
+        """Results before the one for which it takes more than ``values`` of an operand."""
+        if self._channels is None:
+            return values
+        whole, rest = divmod(values, self._channels[operand])
+        return whole * sum(self._channels) + sum(self._channels[:operand]) + rest
+
+
+def direct(model: Model, join: Join, operand: int) -> bool:
+    """Whether an operand may come without a queue.
+
+    That is so before an addition, if it is an engine's result, and no other's. An engine ends in a
+    buffer, a queue is one. So no ``ready`` runs through an addition and on. A concatenation's
+    operands wait for their turn, for which an engine would stop.
     """
-    edge = add.inputs[operand]
+    if not isinstance(join, Add):
+        return False
+    edge = join.inputs[operand]
     takers = sum(layer.inputs.count(edge) for layer in model.layers)
     return takers == 1 and any(layer.name == edge for layer in model.layers
                                if isinstance(layer, WeightedLayer))
@@ -122,6 +153,9 @@ class _Schedule:
     def __init__(self, model: Model, stages: Mapping[str, Stage]) -> None:
         self.flows = {name: _Flow(stage) for name, stage in stages.items()}
         self.sizes: dict[str, int] = {}
+        self.turns = {layer.name: _Turns(None if isinstance(layer, Add) else
+                                         [model.tensors[edge].shape[2] for edge in layer.inputs])
+                      for layer in model.layers if isinstance(layer, Join)}
         self.takers: dict[str, list[tuple[str, int]]] = {
             name: [] for name in model.tensors}
         for layer in model.layers:
@@ -133,7 +167,8 @@ class _Schedule:
         for layer in model.layers:
             self.sizes[layer.name] = (
                 self.flows[layer.name].outputs if layer.name in self.flows
-                else self.sizes[layer.inputs[0]])
+                else self.sizes[layer.inputs[0]] if isinstance(layer, Add)
+                else sum(self.sizes[edge] for edge in layer.inputs))
         self.layers = model.layers
 
     def completes(self, depths: Depths) -> bool:
@@ -149,27 +184,30 @@ class _Schedule:
             self.taken[taker] == self.sizes[edge]
             for edge, takers in self.takers.items() for taker in takers)
 
-    def _waiting(self, add: Add, operand: int) -> int:
-        """Values of an operand that have come as far as the addition."""
-        if self.depths[add.name][operand]:
-            return self.taken[add.name, operand]
-        return self.offered[add.inputs[operand]]
+    def _waiting(self, join: Join, operand: int) -> int:
+        """Results before one that must wait for this operand, which may have come that far."""
+        values = (self.taken[join.name, operand] if self.depths[join.name][operand]
+                  else self.offered[join.inputs[operand]])
+        return self.turns[join.name].results(operand, values)
 
     def _room(self) -> dict[tuple[str, int], int]:
         """How much each taker could have in all, if there were no end of its own values.
 
-        And under ``(addition, -1)`` the pairs that it has room for.
+        And under ``(join, -1)`` the results that it has room for.
         """
         limits: dict[tuple[str, int], int] = {}
         for layer in reversed(self.layers):
             takers = self.takers[layer.name]
             size = self.sizes[layer.name]
             gone = min(map(limits.__getitem__, takers), default=size)
-            if isinstance(layer, Add):
+            if isinstance(layer, Join):
                 room = limits[layer.name, -1] = min(gone + 1, size)
+                waiting = [self._waiting(layer, n) for n in range(len(layer.inputs))]
                 for operand, depth in enumerate(self.depths[layer.name]):
-                    pairs = min(room, self._waiting(layer, 1 - operand))
-                    limits[layer.name, operand] = min(pairs + depth, size)
+                    count = min(room, *waiting[:operand], *waiting[operand + 1:])
+                    limits[layer.name, operand] = min(
+                        self.turns[layer.name].share(operand, count) + depth,
+                        self.sizes[layer.inputs[operand]])
             else:
                 limits[layer.name, 0] = self.flows[layer.name].takes(gone)
         return limits
@@ -178,11 +216,13 @@ class _Schedule:
         """Every transfer for which there is room, from the image on."""
         self._hand_on(INPUT, self.sizes[INPUT], limits)
         for layer in self.layers:
-            if isinstance(layer, Add):
-                count = min(limits[layer.name, -1], *(self._waiting(layer, n) for n in (0, 1)))
+            if isinstance(layer, Join):
+                count = min(limits[layer.name, -1],
+                            *(self._waiting(layer, n) for n in range(len(layer.inputs))))
                 for operand, depth in enumerate(self.depths[layer.name]):
                     if not depth:
-                        self.taken[layer.name, operand] = count
+                        self.taken[layer.name, operand] = self.turns[layer.name].share(
+                            operand, count)
             else:
                 count = self.flows[layer.name].gives(self.taken[layer.name, 0])
             self._hand_on(layer.name, count, limits)
@@ -204,14 +244,14 @@ def completes(model: Model, stages: Mapping[str, Stage], depths: Depths) -> bool
     model : Model
         The network.
     stages : mapping of str to component
-        For every layer but the additions, what computes it.
-    depths : mapping of str to (int, int)
-        Queues before the operands of every addition.
+        For every layer but those that join maps, what computes it.
+    depths : mapping of str to tuple of int
+        Queues before the operands of every layer that joins maps.
     """
     return _Schedule(model, stages).completes(depths)
 
 
-def least_depths(model: Model, stages: Mapping[str, Stage]) -> dict[str, tuple[int, int]]:
+def least_depths(model: Model, stages: Mapping[str, Stage]) -> dict[str, tuple[int, ...]]:
     """Depths with which a network cannot deadlock, and of which none can be less.
 
     An operand that may do without a queue (:func:`direct`) has 0 if that suffices, every other
@@ -222,29 +262,29 @@ def least_depths(model: Model, stages: Mapping[str, Stage]) -> dict[str, tuple[i
     model, stages
         As for :func:`completes`.
     """
-    adds = [layer for layer in model.layers if isinstance(layer, Add)]
-    if not adds:
+    joins = [layer for layer in model.layers if isinstance(layer, Join)]
+    if not joins:
         return {}
     schedule = _Schedule(model, stages)
     # A whole map is always enough: one image after the other.
-    depths = {add.name: [max(2, schedule.sizes[add.name])] * 2 for add in adds}
+    depths = {join.name: [max(2, schedule.sizes[edge]) for edge in join.inputs] for join in joins}
 
-    def enough(add: Add, operand: int, depth: int) -> bool:
-        before, depths[add.name][operand] = depths[add.name][operand], depth
-        if schedule.completes({name: (a, b) for name, (a, b) in depths.items()}):
+    def enough(join: Join, operand: int, depth: int) -> bool:
+        before, depths[join.name][operand] = depths[join.name][operand], depth
+        if schedule.completes({name: tuple(chosen) for name, chosen in depths.items()}):
             return True
-        depths[add.name][operand] = before
+        depths[join.name][operand] = before
         return False
 
-    for add in adds:
-        for operand in (0, 1):
-            if direct(model, add, operand) and enough(add, operand, 0):
+    for join in joins:
+        for operand in range(len(join.inputs)):
+            if direct(model, join, operand) and enough(join, operand, 0):
                 continue
-            low, high = 2, depths[add.name][operand]
+            low, high = 2, depths[join.name][operand]
             while low < high:
                 middle = (low + high) // 2
-                if enough(add, operand, middle):
+                if enough(join, operand, middle):
                     high = middle
                 else:
                     low = middle + 1
-    return {name: (a, b) for name, (a, b) in depths.items()}
+    return {name: tuple(chosen) for name, chosen in depths.items()}

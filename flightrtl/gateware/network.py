@@ -16,8 +16,10 @@ from ..formats import IntArray
 from ..model import (
     INPUT,
     Add,
+    Concat,
     Convolution,
     Dense,
+    Join,
     Layer,
     MaxPool,
     Model,
@@ -27,6 +29,7 @@ from ..model import (
 )
 from ..modelfile import ModelError
 from .argmax import Argmax
+from .concat import ChannelConcat
 from .dataflow import Depths, completes, direct, least_depths
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
@@ -39,14 +42,14 @@ from .queue import StreamQueue
 from .residual import ResidualAdd
 from .transfers import stream_pixels
 
-__all__ = ["Network", "adder", "require_supported", "unsupported"]
+__all__ = ["Network", "joiner", "require_supported", "unsupported"]
 
 Stage = LayerEngine | HardwiredLayer | MaxPooling | SumPooling
 
 
 def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Hardwired | None,
            register: bool) -> Stage:
-    """The component that computes one layer, if no addition; it is fed ``pixels`` at a time."""
+    """The component that computes a layer that joins no maps; it is fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
         assert folding is not None      # stream_pixels has seen to that
         if isinstance(folding, Hardwired):
@@ -68,13 +71,17 @@ def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Har
     raise TypeError(f"no gateware for {layer!r}")
 
 
-def adder(model: Model, layer: Add, depths: tuple[int, int], *, pixels: int,
-          register: bool) -> ResidualAdd:
-    """The component that computes an addition, with queues of these depths."""
-    one, other = (model.tensors[edge].format for edge in layer.inputs)
-    return ResidualAdd(formats=(one, other), shifts=layer.shifts, bias=layer.bias,
-                       shift=layer.shift, output=layer.output, pixels=pixels, depths=depths,
-                       register=register)
+def joiner(model: Model, layer: Join, depths: tuple[int, ...], *, pixels: int,
+           register: bool) -> ResidualAdd | ChannelConcat:
+    """The component that computes an addition or a concatenation, with queues of these depths."""
+    sources = [model.tensors[edge] for edge in layer.inputs]
+    common: dict[str, Any] = {
+        "formats": [source.format for source in sources], "shifts": layer.shifts,
+        "bias": layer.bias, "shift": layer.shift, "output": layer.output, "pixels": pixels,
+        "depths": depths, "register": register}
+    if isinstance(layer, Add):
+        return ResidualAdd(**common)
+    return ChannelConcat(channels=[source.shape[2] for source in sources], **common)
 
 
 def unsupported(model: Model) -> list[str]:
@@ -87,7 +94,8 @@ def unsupported(model: Model) -> list[str]:
     """
     return [f"layer {layer.name!r}: there is no hardware for layers of the type "
             f"{type(layer).__name__}: train a network without it"
-            for layer in model.layers if not isinstance(layer, (WeightedLayer, MaxPool, Add))]
+            for layer in model.layers
+            if not isinstance(layer, (WeightedLayer, MaxPool, Add, Concat))]
 
 
 def require_supported(model: Model) -> None:
@@ -110,8 +118,8 @@ class Network(wiring.Component):
     Images may follow each other without a gap. The slowest layer sets the pace: an image every
     ``max(FoldedLayer.cycles)`` cycles, or as many as it has values, if that is more. A result
     that several layers take goes through a :class:`~flightrtl.gateware.fork.StreamFork`; where
-    ways meet again in an addition, it has queues, so that the network never deadlocks
-    (:mod:`flightrtl.gateware.dataflow`).
+    ways meet again in an addition or a concatenation, it has queues, so that the network never
+    deadlocks (:mod:`flightrtl.gateware.dataflow`).
 
     Cost: the sum of the engines. Latency and throughput: those of the planner's report.
 
@@ -124,9 +132,10 @@ class Network(wiring.Component):
     memory_register : bool
         A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
         :class:`~flightrtl.gateware.weights.RomStream`.
-    queues : mapping of str to (int, int), optional
-        For each addition, by name, the depths of the queues before its operands. By default
-        they are as deep as it takes for the network not to deadlock, made round by
+    queues : mapping of str to tuple of int, optional
+        For each addition or concatenation, by name, the depths of the queues before its
+        operands. By default they are as deep as it takes for the network not to deadlock, made
+        round by
         :meth:`~flightrtl.gateware.queue.StreamQueue.round`. Deeper ones may be faster: the
         planner knows.
 
@@ -144,8 +153,8 @@ class Network(wiring.Component):
         If a layer has no folding, a folding no layer, a folding does not fit its layer, the
         layers do not agree on the pixels of a transfer
         (:func:`~flightrtl.gateware.transfers.stream_pixels`), one is hard-wired in a network
-        with branches, or ``queues`` leaves an addition
-        out or would let the network deadlock.
+        with branches, or ``queues`` leaves one of
+        its joins out or would let the network deadlock.
     ModelError
         If there is no gateware for a layer.
     """
@@ -167,13 +176,13 @@ class Network(wiring.Component):
                              "folded with pixels=1")
         simple = {layer.name: _stage(layer, model.source(layer), pixels[layer.inputs[0]],
                                      foldings.get(layer.name), memory_register)
-                  for layer in model.layers if not isinstance(layer, Add)}
+                  for layer in model.layers if not isinstance(layer, Join)}
         self.queues = self._queues(simple, queues, memory_register)
-        """Depths of the queues before each addition."""
-        self.stages: dict[str, Stage | ResidualAdd] = {
-            layer.name: adder(model, layer, self.queues[layer.name],
-                              pixels=pixels[layer.name], register=memory_register)
-            if isinstance(layer, Add) else simple[layer.name] for layer in model.layers}
+        """Depths of the queues before each addition or concatenation."""
+        self.stages: dict[str, Stage | ResidualAdd | ChannelConcat] = {
+            layer.name: joiner(model, layer, self.queues[layer.name],
+                               pixels=pixels[layer.name], register=memory_register)
+            if isinstance(layer, Join) else simple[layer.name] for layer in model.layers}
         edges = [edge for layer in model.layers for edge in layer.inputs]
         self.forks = {edge: StreamFork(map_shape(model.tensors[edge].format,
                                                  pixels=pixels[edge]), edges.count(edge))
@@ -186,7 +195,7 @@ class Network(wiring.Component):
         })
 
     def _queues(self, stages: Mapping[str, Stage], queues: Depths | None,
-                register: bool) -> dict[str, tuple[int, int]]:
+                register: bool) -> dict[str, tuple[int, ...]]:
         """``queues``, or what is enough."""
         if not queues and self.model.chain:
             return {}
@@ -197,18 +206,21 @@ class Network(wiring.Component):
             raise ValueError(f"layer {hardwired[0]!r}: in a network with branches there are no "
                              "hard-wired layers yet: fold it")
         if queues is None:
-            return {name: (StreamQueue.round(a, register=register),
-                           StreamQueue.round(b, register=register))
-                    for name, (a, b) in least_depths(self.model, folded).items()}
-        adds = {layer.name: layer for layer in self.model.layers if isinstance(layer, Add)}
-        if set(queues) != set(adds):
-            raise ValueError(f"queues must name the additions, {', '.join(adds) or 'none'}, not "
-                             f"{', '.join(queues) or 'none'}")
+            return {name: tuple(StreamQueue.round(depth, register=register) for depth in depths)
+                    for name, depths in least_depths(self.model, folded).items()}
+        joins = {layer.name: layer for layer in self.model.layers if isinstance(layer, Join)}
+        if set(queues) != set(joins):
+            raise ValueError(f"queues must name the additions and concatenations, "
+                             f"{', '.join(joins) or 'none'}, not {', '.join(queues) or 'none'}")
         for name, depths in queues.items():
+            inputs = joins[name].inputs
+            if len(depths) != len(inputs):
+                raise ValueError(f"queues: layer {name!r} has {len(inputs)} inputs, but there are "
+                                 f"{len(depths)} depths: give one for each")
             for operand, depth in enumerate(depths):
-                if not depth and not direct(self.model, adds[name], operand):
-                    raise ValueError(f"queues: input {adds[name].inputs[operand]!r} of layer "
-                                     f"{name!r} needs a queue of 2 or more")
+                if not depth and not direct(self.model, joins[name], operand):
+                    raise ValueError(f"queues: input {inputs[operand]!r} of layer {name!r} needs "
+                                     "a queue of 2 or more")
         if not completes(self.model, folded, queues):
             least = least_depths(self.model, folded)
             raise ValueError(f"queues: with {dict(queues)} the network would deadlock; "
@@ -244,7 +256,8 @@ class Network(wiring.Component):
         for layer in self.model.layers:
             stage = self.stages[layer.name]
             m.submodules[layer.name] = stage
-            ports = [stage.a, stage.b] if isinstance(stage, ResidualAdd) else [stage.i]
+            ports = (stage.operands if isinstance(stage, (ResidualAdd, ChannelConcat))
+                     else [stage.i])
             for edge, port in zip(layer.inputs, ports, strict=True):
                 wiring.connect(m, free[edge].pop(0), port)
             offer(layer.name, stage.o)

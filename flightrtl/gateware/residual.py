@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,9 @@ class ResidualAdd(wiring.Component):
     b: stream.Interface
     o: stream.Interface
 
-    def __init__(self, *, formats: tuple[ActivationFormat, ActivationFormat],
-                 shifts: tuple[int, int], bias: int, shift: int,
-                 output: ActivationFormat = ActivationFormat(), pixels: int = 1,
-                 channels: int = 1, depths: tuple[int, int] = (0, 0),
+    def __init__(self, *, formats: Sequence[ActivationFormat], shifts: Sequence[int], bias: int,
+                 shift: int, output: ActivationFormat = ActivationFormat(), pixels: int = 1,
+                 channels: int = 1, depths: Sequence[int] = (0, 0),
                  register: bool = False) -> None:
         first, second = formats
         self.formats = first, second
@@ -101,6 +101,11 @@ class ResidualAdd(wiring.Component):
         })
 
     @property
+    def operands(self) -> list[stream.Interface]:
+        """The streams of the operands."""
+        return [self.a, self.b]
+
+    @property
     def total_range(self) -> tuple[int, int]:
         """Least and greatest sum."""
         low, high = (sum(limit << shift for limit, shift in zip(ends, self.shifts, strict=True))
@@ -122,7 +127,7 @@ class ResidualAdd(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         operands: list[Any] = []
-        for port, depth, name in zip((self.a, self.b), self.depths, "ab", strict=True):
+        for port, depth, name in zip(self.operands, self.depths, "ab", strict=True):
             source: Any = wiring.flipped(port)
             if depth:
                 queue = StreamQueue(port.payload.shape(), depth, register=self.register)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..model import INPUT, Add, MaxPool, Model, WeightedLayer
+from ..model import INPUT, Join, MaxPool, Model, WeightedLayer
 from .folding import Folding
 from .hardwired import Hardwired
 from .pool import pooled_pixels
@@ -17,8 +17,8 @@ def stream_pixels(model: Model,
     """Pixels of a transfer, for the image (under :data:`INPUT`) and every layer's result.
 
     The image comes pixel by pixel; a layer with weights gives as many as its folding says and
-    takes any number, but one if it is hard-wired; poolings and additions give what follows from
-    what they take.
+    takes any number, but one if it is hard-wired; poolings, additions and concatenations give
+    what follows from what they take.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def stream_pixels(model: Model,
     Raises
     ------
     ValueError
-        If a pooling cannot take what the layer before it gives, or an addition is given
+        If a pooling cannot take what the layer before it gives, or a layer that joins maps is given
         different numbers; names the layers and the foldings to change.
     """
     pixels = {INPUT: 1}
@@ -45,11 +45,12 @@ def stream_pixels(model: Model,
                                  f"time, but {layer.inputs[0]!r} gives {given[0]}: fold what feeds "
                                  "it with pixels=1")
             pixels[layer.name] = choice.pixels
-        elif isinstance(layer, Add):
-            if given[0] != given[1]:
-                raise ValueError(f"layer {layer.name!r} adds {layer.inputs[0]!r}, which gives "
-                                 f"{given[0]} pixels at a time, and {layer.inputs[1]!r}, which "
-                                 f"gives {given[1]}: fold them with the same number")
+        elif isinstance(layer, Join):
+            for name, count in zip(layer.inputs, given, strict=True):
+                if count != given[0]:
+                    raise ValueError(f"layer {layer.name!r} joins {layer.inputs[0]!r}, which gives "
+                                     f"{given[0]} pixels at a time, and {name!r}, which gives "
+                                     f"{count}: fold them with the same number")
             pixels[layer.name] = given[0]
         else:
             assert isinstance(layer, MaxPool)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 from ..formats import ActivationFormat, FixedFormat, TermFormat, WeightFormat
+from ..gateware.concat import ChannelConcat
 from ..gateware.folding import FoldedLayer
 from ..gateware.processing import processing_element
 from ..gateware.queue import StreamQueue
@@ -17,7 +18,7 @@ from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, Model, TensorType
 
-__all__ = ["Cost", "add_cost", "engine_cost", "forks_cost", "maps_to_blocks", "memory_brams",
+__all__ = ["Cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks", "memory_brams",
            "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
 
 
@@ -301,16 +302,36 @@ def queue_cost(depth: int, width: int, family: str, *, register: bool) -> Cost:
     return flags + Cost(lut4=round(lut4), ff=ff, bram=bram)
 
 
-def add_cost(add: ResidualAdd, family: str) -> Cost:
-    """Estimate for an addition, with the queues before its operands."""
+CONCAT_LUT4 = 7
+"""Control of a concatenation, per bit of its counters, and per bit and further operand:"""
+CONCAT_COUNTER_LUT4 = 1.0
+CONCAT_BIT_LUT4 = 1.0
+
+
+def join_cost(join: ResidualAdd | ChannelConcat, family: str) -> Cost:
+    """Estimate for an addition or a concatenation, with the queues before its operands."""
+    own = _add_cost(join) if isinstance(join, ResidualAdd) else _concat_cost(join)
+    return total([own, *(queue_cost(depth, form.bits * join.values, family,
+                                    register=join.register)
+                         for depth, form in zip(join.depths, join.formats, strict=True))])
+
+
+def _add_cost(add: ResidualAdd) -> Cost:
     low, high = add.total_range
     clamps = low >> add.shift < add.output.min or high >> add.shift > add.output.max
     bits = add.output.bits
-    adder = Cost(lut4=round(ADD_BIT_LUT4 * add.total_width + ADD_CLAMP_LUT4 * bits * clamps)
-                 * add.values + 3, ff=(add.total_width + bits) * add.values + 2)
-    return total([adder, *(queue_cost(depth, form.bits * add.values, family,
-                                      register=add.register)
-                           for depth, form in zip(add.depths, add.formats, strict=True))])
+    return Cost(lut4=round(ADD_BIT_LUT4 * add.total_width + ADD_CLAMP_LUT4 * bits * clamps)
+                * add.values + 3, ff=(add.total_width + bits) * add.values + 2)
+
+
+def _concat_cost(concat: ChannelConcat) -> Cost:
+    bits, operands = concat.output.bits, len(concat.formats)
+    counters = (max(concat.channels) - 1).bit_length() + (operands - 1).bit_length()
+    rounds = concat.bias % (1 << concat.shift) != 0
+    value = (CONCAT_BIT_LUT4 * bits * (operands - 1)
+             + (ADD_BIT_LUT4 * rounds + ADD_CLAMP_LUT4 * concat.clamps) * bits)
+    return Cost(lut4=round(CONCAT_LUT4 + CONCAT_COUNTER_LUT4 * counters + value * concat.values),
+                ff=counters + bits * concat.values + 1)
 
 
 def forks_cost(model: Model) -> Cost:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..gateware.concat import ChannelConcat
 from ..gateware.dataflow import Depths
 from ..gateware.engine import LayerEngine
 from ..gateware.folding import Folding
@@ -23,7 +24,7 @@ from ..gateware.pool import MaxPooling, SumPooling
 from ..gateware.residual import ResidualAdd
 from ..model import INPUT, Model
 from .hardwired import HardwiredCycles
-from .joins import AddModel, ForkModel
+from .joins import AddModel, ConcatModel, ForkModel
 
 __all__ = ["Timing", "measure"]
 
@@ -48,9 +49,9 @@ class Timing:
     starved : mapping of str to int
         Cycles in which its array could take one but its window has none; its window could move but
         has no pixel.
-    queues : mapping of str to (int, int)
-        For each addition, depths of its queues with which nothing would be any later, if none
-        of them was ever full. 0 where there is no queue.
+    queues : mapping of str to tuple of int
+        For each addition or concatenation, depths of its queues with which nothing would be any
+        later, if none of them was ever full. 0 where there is no queue.
     """
 
     interval: int
@@ -240,7 +241,7 @@ class _Graph:
         self.engines: dict[str, tuple[_Engine, int, int]] = {}
         self.hardwired: dict[str, tuple[HardwiredCycles, int, int]] = {}
         self.pools: list[tuple[_Pool, int, int]] = []
-        self.adds: dict[str, tuple[AddModel, int, int, int]] = {}
+        self.joins: dict[str, tuple[AddModel | ConcatModel, list[int], int]] = {}
         self.forks: list[tuple[ForkModel, int, list[int]]] = []
         # Those whose input is ready as their output is, from the network's end to its start.
         self.through: list[Any] = []
@@ -255,9 +256,10 @@ class _Graph:
             elif isinstance(stage, HardwiredLayer):
                 self.hardwired[layer.name] = HardwiredCycles(stage), inputs[0], output
                 self.through.insert(0, self.hardwired[layer.name])
-            elif isinstance(stage, ResidualAdd):
-                self.adds[layer.name] = AddModel(stage), inputs[0], inputs[1], output
-                self.through.insert(0, self.adds[layer.name])
+            elif isinstance(stage, (ResidualAdd, ChannelConcat)):
+                join = AddModel(stage) if isinstance(stage, ResidualAdd) else ConcatModel(stage)
+                self.joins[layer.name] = join, inputs, output
+                self.through.insert(0, self.joins[layer.name])
             else:
                 self.pools.append((_Pool(stage), inputs[0], output))
                 self.through.insert(0, self.pools[-1])
@@ -269,11 +271,10 @@ class _Graph:
             **self.engines, **self.hardwired}
         self.simple: list[tuple[_Engine | HardwiredCycles | _Pool, int, int]] = [
             *self.engines.values(), *self.hardwired.values(), *self.pools]
-        self.joins = list(self.adds.values())
         self.rings = [(engine, source) for engine, source, _ in self.engines.values()]
-        self.outs: list[tuple[_Engine | HardwiredCycles | _Pool | AddModel, int]] = [
+        self.outs: list[tuple[_Engine | HardwiredCycles | _Pool | AddModel | ConcatModel, int]] = [
             *((stage, output) for stage, _, output in self.simple),
-            *((add, output) for add, _, _, output in self.joins)]
+            *((join, output) for join, _, output in self.joins.values())]
 
     def _offer(self, network: Network, edge: str) -> None:
         """A new stream, and those behind its fork."""
@@ -298,19 +299,19 @@ class _Graph:
                 valid[output] = offered and not had
         for engine, source in self.rings:
             ready[source] = engine.used != engine.rows
-        for node, source, *rest in self.through:
-            if len(rest) == 2:
-                other, output = rest
-                ready[source], ready[other] = node.accepts(valid[source], valid[other],
-                                                          ready[output])
+        for node, source, output in self.through:
+            if isinstance(source, list):
+                accepted = node.accepts([valid[each] for each in source], ready[output])
+                for each, accepts in zip(source, accepted, strict=True):
+                    ready[each] = accepts
             elif isinstance(node, ForkModel):
-                ready[source] = node.accepts([ready[output] for output in rest[0]])
+                ready[source] = node.accepts([ready[each] for each in output])
             else:
-                ready[source] = node.accepts(ready[rest[0]])
+                ready[source] = node.accepts(ready[output])
         for stage, source, output in self.simple:
             stage.tick(valid[source], ready[output])
-        for add, a, b, output in self.joins:
-            add.tick(valid[a], valid[b], ready[output])
+        for join, operands, output in self.joins.values():
+            join.tick([valid[each] for each in operands], ready[output])
         for fork, source, outputs in self.forks:
             if valid[source]:
                 fork.tick([ready[output] for output in outputs])
@@ -350,4 +351,4 @@ def measure(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
         interval=max(spans[-2:]), latency=finished[0],
         busy={name: marks[-1][name][0] - marks[-2][name][0] for name in graph.weighted},
         starved={name: marks[-1][name][1] - marks[-2][name][1] for name in graph.weighted},
-        queues={name: add.needed for name, (add, *_) in graph.adds.items()})
+        queues={name: join.needed for name, (join, *_) in graph.joins.items()})

@@ -15,11 +15,11 @@ from ..gateware.dataflow import Depths
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.hardwired import Hardwired
-from ..gateware.network import Network, adder
+from ..gateware.network import Network, joiner
 from ..gateware.transfers import stream_pixels
-from ..model import Add, Convolution, Dense, Model, WeightedLayer
+from ..model import Convolution, Dense, Join, Model, WeightedLayer
 from .choice import Choice
-from .cost import Cost, add_cost, engine_cost, pool_cost, total
+from .cost import Cost, engine_cost, join_cost, pool_cost, total
 from .cycles import Timing, measure
 from .options import (
     Option,
@@ -125,10 +125,11 @@ class DesignSpace:
                 option = chosen[layer.name]
                 if option.folded is not None and option.folded.source_pixels != given:
                     option = _with(option, replace(option.folded, source_pixels=given), family)
-            elif isinstance(layer, Add):
-                adds = adder(model, layer, (queues or self.queues)[layer.name], pixels=given,
-                             register=self.board.memory_register)
-                option = Option(None, source.size // given, 0.0, add_cost(adds, family))
+            elif isinstance(layer, Join):
+                join = joiner(model, layer, (queues or self.queues)[layer.name], pixels=given,
+                              register=self.board.memory_register)
+                option = Option(None, model.tensors[layer.name].size // given, 0.0,
+                                join_cost(join, family))
             else:
                 option = Option(None, source.size // given, 0.0,
                                 pool_cost(layer, source, family, given))

@@ -1,16 +1,17 @@
 # amaranth: UnusedElaboratable=no
 # (Queues are made for their numbers, not to become hardware.)
-"""Forks, queues and additions in the cycle model, see :mod:`flightrtl.planner.cycles`."""
+"""Forks, queues and what joins maps in the cycle model, see :mod:`flightrtl.planner.cycles`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import or_
 
+from ..gateware.concat import ChannelConcat
 from ..gateware.queue import StreamQueue
 from ..gateware.residual import ResidualAdd
 
-__all__ = ["AddModel", "ForkModel", "QueueModel"]
+__all__ = ["AddModel", "ConcatModel", "ForkModel", "QueueModel"]
 
 
 class ForkModel:
@@ -82,32 +83,75 @@ class AddModel:
     """The handshakes of a :class:`~flightrtl.gateware.residual.ResidualAdd`."""
 
     def __init__(self, add: ResidualAdd) -> None:
-        self.first, self.second = (
-            QueueModel(StreamQueue(1, depth, register=add.register)) if depth else None
-            for depth in add.depths)
+        self.first, self.second = _queues(add)
         self.summed = self.out = False
 
     @property
-    def needed(self) -> tuple[int, int]:
+    def needed(self) -> tuple[int, ...]:
         """Of both queues, see :class:`QueueModel`."""
-        return (self.first.needed if self.first else 0, self.second.needed if self.second else 0)
+        return _needed([self.first, self.second])
 
-    def accepts(self, valid_a: bool, valid_b: bool, ready: bool) -> tuple[bool, bool]:
+    def accepts(self, valid: Sequence[bool], ready: bool) -> tuple[bool, ...]:
         """``ready`` of both operands."""
         first, second = self.first, self.second
         advance = ready or not self.out
-        return (first.ready if first else advance and (second.out if second else valid_b),
-                second.ready if second else advance and (first.out if first else valid_a))
+        return (first.ready if first else advance and (second.out if second else valid[1]),
+                second.ready if second else advance and (first.out if first else valid[0]))
 
-    def tick(self, valid_a: bool, valid_b: bool, ready: bool) -> None:
+    def tick(self, valid: Sequence[bool], ready: bool) -> None:
         """One clock edge."""
         first, second = self.first, self.second
-        a = first.out if first else valid_a
-        b = second.out if second else valid_b
+        a = first.out if first else valid[0]
+        b = second.out if second else valid[1]
         advance = ready or not self.out
         if first:
-            first.tick(valid_a, advance and b)
+            first.tick(valid[0], advance and b)
         if second:
-            second.tick(valid_b, advance and a)
+            second.tick(valid[1], advance and a)
         if advance:
             self.out, self.summed = self.summed, a and b
+
+
+class ConcatModel:
+    """The handshakes of a :class:`~flightrtl.gateware.concat.ChannelConcat`."""
+
+    def __init__(self, concat: ChannelConcat) -> None:
+        self.queues = _queues(concat)
+        self.order = [number for number, channels in enumerate(concat.channels)
+                      for _ in range(channels)]
+        self.place = 0
+        self.out = False
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Of all queues, see :class:`QueueModel`."""
+        return _needed(self.queues)
+
+    def accepts(self, valid: Sequence[bool], ready: bool) -> tuple[bool, ...]:
+        """``ready`` of all operands."""
+        advance, turn = ready or not self.out, self.order[self.place]
+        return tuple(queue.ready if queue else advance and number == turn
+                     for number, queue in enumerate(self.queues))
+
+    def tick(self, valid: Sequence[bool], ready: bool) -> None:
+        """One clock edge."""
+        advance, turn = ready or not self.out, self.order[self.place]
+        queue = self.queues[turn]
+        has = queue.out if queue else valid[turn]
+        for number, each in enumerate(self.queues):
+            if each:
+                each.tick(valid[number], advance and number == turn)
+        if advance:
+            self.out = has
+            if has:
+                self.place = (self.place + 1) % len(self.order)
+
+
+def _queues(join: ResidualAdd | ChannelConcat) -> list[QueueModel | None]:
+    """Those before its operands."""
+    return [QueueModel(StreamQueue(1, depth, register=join.register)) if depth else None
+            for depth in join.depths]
+
+
+def _needed(queues: Sequence[QueueModel | None]) -> tuple[int, ...]:
+    return tuple(queue.needed if queue else 0 for queue in queues)

@@ -13,7 +13,7 @@ from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.pool import pooled_pixels
 from ..gateware.processing import code_offsets
-from ..model import INPUT, Add, Convolution, Dense, Layer, MaxPool, Model, WeightedLayer
+from ..model import INPUT, Convolution, Dense, Join, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, maps_to_blocks
 from .hardwired import hardwired_cost, hardwired_cycles
 
@@ -60,7 +60,7 @@ class Option:
 def pixel_groups(model: Model) -> list[tuple[tuple[str, ...], list[int]]]:
     """Layers with weights that must give as many pixels at a time, and how many that can be.
 
-    Operands of an addition must agree; a pooling takes what fits its windows; the logits leave
+    Operands of what joins maps must agree; a pooling takes what fits its windows; the logits leave
     one by one. Where an operand comes out of a pooling or is the image, it is one pixel.
     """
     layers = {layer.name: layer for layer in model.layers}
@@ -77,12 +77,13 @@ def pixel_groups(model: Model) -> list[tuple[tuple[str, ...], list[int]]]:
         return name
 
     for layer in model.layers:
-        if isinstance(layer, Add):
+        if isinstance(layer, Join):
             setters = [_setter(layers, name) for name in layer.inputs]
             for name, given in zip(setters, layer.inputs, strict=True):
                 if name == INPUT or name != _setter(layers, given, through_pools=False):
                     single.update(setters)
-            leader[find(setters[0])] = find(setters[1])
+            for setter in setters[1:]:
+                leader[find(setters[0])] = find(setter)
         elif isinstance(layer, WeightedLayer):
             find(layer.name)
     alone = {find(name) for name in single if name != INPUT} | {find(INPUT)}

@@ -46,8 +46,8 @@ class LayerPlan:
         Of the input rows that it keeps on chip; those of poolings are not counted.
     weight_read_bits : int
         Of weights that it reads from memory for one inference.
-    queues : (int, int), optional
-        Of an addition: depths of the queues before its operands.
+    queues : tuple of int, optional
+        Of an addition or concatenation: depths of the queues before its operands.
     """
 
     name: str
@@ -62,7 +62,7 @@ class LayerPlan:
     cost: Cost
     buffer_bits: int = 0
     weight_read_bits: int = 0
-    queues: tuple[int, int] | None = None
+    queues: tuple[int, ...] | None = None
 
     @property
     def lanes(self) -> int:
@@ -109,8 +109,8 @@ class Plan:
         return {layer.name: layer.folding for layer in self.layers if layer.folding}
 
     @property
-    def queues(self) -> dict[str, tuple[int, int]]:
-        """Depths of the queues before every addition by name, as ``Network`` takes them."""
+    def queues(self) -> dict[str, tuple[int, ...]]:
+        """Depths of the queues before what joins maps, by name, as ``Network`` takes them."""
         return {layer.name: layer.queues for layer in self.layers if layer.queues is not None}
 
     @property

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # (Networks are made for their numbers, not to become hardware.)
-"""How deep the queues before additions should be: never a deadlock, and no cycle lost.
+"""How deep the queues before what joins maps should be: never a deadlock, and no cycle lost.
 
 That a network cannot deadlock takes the depths of :mod:`flightrtl.gateware.dataflow`. It may still
 be slower with them than it could be: what waits in a queue also covers for the time that the
@@ -37,8 +37,8 @@ def endless(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
     """
     network = Network(model, foldings, memory_register=memory_register)
     sizes = {name: 2 * model.tensors[name].size + 8 for name in network.queues}
-    return {name: (a and sizes[name], b and sizes[name])
-            for name, (a, b) in network.queues.items()}
+    return {name: tuple(depth and sizes[name] for depth in depths)
+            for name, depths in network.queues.items()}
 
 
 def shortest(model: Model, foldings: Mapping[str, Folding | Hardwired], best: Timing, *,
@@ -66,10 +66,10 @@ def shortest(model: Model, foldings: Mapping[str, Folding | Hardwired], best: Ti
     if found.interval <= best.interval:
         return least, found
 
-    def longer(doublings: int) -> dict[str, tuple[int, int]]:
-        return {name: _pair(memory_register, [
-            min(depth << doublings, max(depth, most)) if depth else 0
-            for depth, most in zip(depths, best.queues[name], strict=True)])
+    def longer(doublings: int) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(StreamQueue.round(
+            min(depth << doublings, max(depth, most)) if depth else 0, register=memory_register)
+            for depth, most in zip(depths, best.queues[name], strict=True))
             for name, depths in least.items()}
 
     doublings = 0
@@ -87,7 +87,3 @@ def shortest(model: Model, foldings: Mapping[str, Folding | Hardwired], best: Ti
                 chosen, found = trial, shorter
     return chosen, found
 
-
-def _pair(register: bool, depths: list[int]) -> tuple[int, int]:
-    a, b = (StreamQueue.round(depth, register=register) for depth in depths)
-    return a, b

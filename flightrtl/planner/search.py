@@ -174,12 +174,12 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
 
 
 def _layer_plan(model: Model, name: str, option: Option,
-                queues: tuple[int, int] | None) -> LayerPlan:
+                queues: tuple[int, ...] | None) -> LayerPlan:
     layer = next(layer for layer in model.layers if layer.name == name)
     shape = model.tensors[name].shape
     folded = option.folded
     kind = {"Convolution": "convolution", "Dense": "dense", "SumPool": "sum_pool",
-            "MaxPool": "max_pool", "Add": "add"}[type(layer).__name__]
+            "MaxPool": "max_pool", "Add": "add", "Concat": "concat"}[type(layer).__name__]
     return LayerPlan(
         name=name, type=kind,
         dataflow="folded" if folded else "hard-wired" if option.hardwired else "streamed",
