@@ -28,7 +28,7 @@ FLOORS = [
     {"formats", "shiftadd"},
     {"model"},
     {"rules", "container", "models", "check", "document", "modelfile", "golden", "datasets",
-     "samples", "boards"},
+     "samples", "boards", "protocol"},
     {"gateware"},
     {"planner"},
     {"top", "toolchain", "implement", "cache", "report", "plots", "flow", "host", "build",
