@@ -24,6 +24,7 @@ __all__ = ["Board", "Clock", "Led", "Resources", "Uart", "load", "names", "paths
 
 _FAMILIES = ("ice40", "ecp5")
 _PLLS = ("pad", "core", "none")
+_USB = re.compile(r"([0-9a-f]{4}:[0-9a-f]{4}(:\d+)?)?")
 _LED = re.compile(r"(?P<resource>\w+):(?P<number>\d+)(?:\.(?P<subsignal>\w+))?")
 
 
@@ -76,11 +77,23 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Uart:
-    """Serial port: resource name and number in the platform, and bits per second."""
+    """The serial port.
+
+    Parameters
+    ----------
+    resource, number : str, int
+        Name and number in the platform.
+    baud : int
+        Bits per second.
+    usb : str
+        How a host knows the chip behind it: ``VID:PID`` in hexadecimal, and ``:N`` with the
+        interface where the chip has several. Empty if the board has none.
+    """
 
     resource: str
     number: int
     baud: int
+    usb: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +281,9 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
         uart=Uart(resource=uart.take("resource", str), number=uart.take("number", int, "0 or more",
                                                                         _count),
                   baud=uart.take("baud", int, "300 to 12000000",
-                                 lambda value: 300 <= value <= 12_000_000)),
+                                 lambda value: 300 <= value <= 12_000_000),
+                  usb=uart.take("usb", str, 'VID:PID or VID:PID:INTERFACE, such as "0403:6010:1"',
+                                _USB.fullmatch, "")),
         leds=tuple(led for led in map(_led, pins) if led),
         default_rate=build.take("default_rate", float, "above 0", _positive)
         if "default_rate" in build.data else None,
