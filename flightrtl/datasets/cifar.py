@@ -105,7 +105,9 @@ CIFAR10 = Dataset(
     "cifar10", _PIXELS, 10, (50000, 10000), read,
     (tuple(f"data_batch_{number}.bin" for number in range(1, 6)), ("test_batch.bin",)),
     ("cifar-10-binary.tar.gz", "cifar-10-batches-bin"), _MIRRORS,
-    (("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),))
+    (("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
+    class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                 "truck"))
 
 CIFAR100 = Dataset(
     "cifar100", _PIXELS, 100, (50000, 10000), read, (("train.bin",), ("test.bin",)),

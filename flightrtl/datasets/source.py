@@ -54,6 +54,8 @@ class Dataset:
         Where its files can be fetched, in order of trial; empty if they cannot.
     md5 : tuple of (str, str)
         Name and checksum of each file that can be fetched.
+    class_names : tuple of str
+        What the labels mean; empty where they are the digits themselves, or too many.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Dataset:
     archive: tuple[str, str] | None = None
     mirrors: tuple[str, ...] = ()
     md5: tuple[tuple[str, str], ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def of(self, split: str) -> tuple[tuple[str, ...], int]:
         """Files and number of images of ``split``."""
