@@ -94,6 +94,95 @@ EXPORT void sim_tick(void *handle, uint64_t cycles) {
     }
 }
 
+// The host's end of a serial line: eight data bits, no parity, one stop bit, both directions at the
+// same time. Times are cycles, the host's with 16 more bits of fraction; sim/duplex.py is the other
+// side.
+struct Serial {
+    int32_t rx, tx;             // numbers of the design's ports
+    uint64_t bit;               // one bit of the host, in cycles times 65536
+    uint64_t now;               // cycles so far
+    uint64_t active;            // the latest one in which the line was not idle
+    const uint8_t *out;         // bytes to send,
+    uint64_t out_count, out_done;
+    uint8_t *in;                // and room for those that come
+    uint64_t in_count, in_done;
+    uint64_t framing;           // bytes whose stop bit was 0
+    uint64_t out_next, in_next; // when the next level is due, and the next sample
+    int32_t out_bit, in_bit;    // which that is: 0 for the start bit, 9 for the stop bit, NONE
+    int32_t stop;               // byte after which to return, or NONE
+    uint8_t in_shift, in_idle;
+};
+
+// Clock the design for `cycles` cycles at most. Returns after `stop` has come, when there is no
+// more room, and when the line has been idle for `patience` cycles. The result is how many it were.
+EXPORT uint64_t sim_serial(void *handle, Serial *serial, uint64_t cycles, uint64_t patience) {
+    Model &model = *static_cast<Model *>(handle);
+    Serial &s = *serial;
+    for (uint64_t cycle = 0; cycle < cycles; cycle++, s.now++) {
+        const uint64_t now = s.now << 16;
+        if (s.out_bit == NONE && s.out_done < s.out_count) {
+            s.out_bit = 0;
+            if (s.out_next < now) s.out_next = now;
+        }
+        if (s.out_bit != NONE) {
+            s.active = s.now;
+            if (s.out_next <= now) {
+                const bool level = s.out_bit == 0 ? false : s.out_bit >= 9 ? true :
+                    s.out[s.out_done] >> (s.out_bit - 1) & 1;
+                if (s.out_bit <= 9) {
+                    drive(model, s.rx, level);
+                    s.out_next += s.bit;
+                    s.out_bit++;
+                } else {        // the stop bit is over
+                    s.out_done++;
+                    s.out_bit = NONE;
+                    if (s.out_done < s.out_count) {     // without a gap
+                        s.out_bit = 1;
+                        s.out_next += s.bit;
+                        drive(model, s.rx, false);
+                    }
+                }
+            }
+        }
+        model.before_edge();
+        const bool tx = flag(model, s.tx);
+        model.after_edge();
+        if (s.in_bit == NONE) {
+            if (!tx && s.in_idle) {
+                s.in_bit = 0;
+                s.in_next = now + s.bit / 2;
+            }
+            s.in_idle = tx;
+        } else if (s.in_next <= now) {
+            s.in_next += s.bit;
+            if (s.in_bit == 0 && tx) {
+                s.in_bit = NONE;        // no start bit
+            } else if (s.in_bit == 9) {
+                s.in_bit = NONE;
+                s.in_idle = tx;
+                if (tx) {
+                    s.in[s.in_done++] = s.in_shift;
+                    if (s.in_shift == s.stop || s.in_done == s.in_count) {
+                        s.active = s.now++;
+                        return cycle + 1;
+                    }
+                } else {
+                    s.framing++;
+                }
+            } else {
+                s.in_shift = s.in_shift >> 1 | (tx ? 0x80 : 0);
+                s.in_bit++;
+            }
+        }
+        if (!tx || s.in_bit != NONE) s.active = s.now;
+        if (s.now - s.active >= patience) {
+            s.now++;
+            return cycle + 1;
+        }
+    }
+    return cycles;
+}
+
 // Clock the design until every sink has its transfers, or for `cycles` cycles; `now` is the number
 // of the first one. The result is how many it were; `*active` becomes the number of the latest
 // cycle in which a source or sink had a transfer.

@@ -85,6 +85,8 @@ class Design:
                 ("create", handle, []), ("destroy", None, [handle]),
                 ("set", None, [handle, ctypes.c_uint32, words]),
                 ("get", None, [handle, ctypes.c_uint32, words]),
+                ("serial", ctypes.c_uint64, [handle, ctypes.c_void_p, ctypes.c_uint64,
+                                             ctypes.c_uint64]),
                 ("settle", None, [handle]), ("tick", None, [handle, ctypes.c_uint64]),
                 ("run", ctypes.c_uint64, [handle, ctypes.c_void_p, ctypes.c_uint32,
                                           ctypes.c_uint64, ctypes.c_uint64, words])):
@@ -278,6 +280,12 @@ class Simulation:
         while cycles > 0:
             self.design.code.tick(self._handle, min(cycles, _CHUNK_CYCLES))
             cycles -= _CHUNK_CYCLES
+
+    def serial(self, line: ctypes.Structure, cycles: int, patience: int) -> int:
+        """Clock the design with a serial line at two of its ports: see :mod:`sim.duplex`."""
+        self._settled = False
+        ran: int = self.design.code.serial(self._handle, ctypes.byref(line), cycles, patience)
+        return ran
 
     def run(self, inputs: Mapping[str, ArrayLike], outputs: Mapping[str, int], *, cycles: int,
             watch: Sequence[str] = (), record: bool = True, idle: int = 0,
