@@ -45,7 +45,7 @@ $(VENV)/.have-toolchain: pyproject.toml constraints.txt | $(VENV)
 	touch $@
 
 $(VENV)/.have-everything: pyproject.toml constraints.txt | $(VENV)
-	$(PIP) --editable '.[toolchain,train,sim,cluster,dev]'
+	$(PIP) --editable '.[toolchain,train,sim,host,cluster,dev]'
 	touch $(VENV)/.have-toolchain $@
 
 $(VENV):
