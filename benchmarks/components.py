@@ -25,14 +25,22 @@ from flightrtl.gateware import (
     ChannelConcat,
     ChannelGatherer,
     ChannelSerializer,
+    DelayLine,
     FilterScheduler,
     FoldedLayer,
     Folding,
+    FrameBuffer,
+    Framed,
+    FramedLayer,
+    FrameDrain,
+    FrameEngine,
     HardwiredLayer,
     LayerEngine,
+    MapReorder,
     MaxPooling,
     MultiplyPE,
     PEArray,
+    RepeatingRom,
     Requantizer,
     ResidualAdd,
     ShiftPE,
@@ -62,6 +70,12 @@ def _conv3() -> FoldedLayer:
     layer = next(layer for layer in model.layers if layer.name == "conv3")
     assert isinstance(layer, WeightedLayer)
     return FoldedLayer(layer, model.source(layer), Folding(3, 4))
+
+
+def _conv3_framed() -> FramedLayer:
+    """The same layer, each weight read once."""
+    folded = _conv3()
+    return FramedLayer(folded.layer, folded.source, Framed(3, 4))
 
 
 def _multiply(activation: int, weight: int) -> MultiplyPE:
@@ -142,6 +156,16 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "the same, registers behind two adders": lambda: HardwiredLayer(*_first("mnist"), stage=2),
     "the same by an engine, 2 pixels of 8 x 5": lambda: LayerEngine(
         FoldedLayer(*_first("mnist"), Folding(8, 5, column=True, pixels=2))),
+    "RepeatingRom, 16 groups of 4": lambda: RepeatingRom(
+        6, np.arange(64).reshape(16, 4).tolist(), repeat=49),
+    "DelayLine, 256 words of 80 bits": lambda: DelayLine(80, 256),
+    "FrameBuffer, 3x3, 8 of 64 channels": lambda: FrameBuffer(
+        shape=(8, 8, 64), kernel=(3, 3), padding=(1, 1, 1, 1), simd=8, passes=16),
+    "FrameDrain, 30 filters on 4 lanes": lambda: FrameDrain(
+        drain=[[(True, 0)] * 4] * 7 + [[(True, 0)] * 2 + [(True, None)] * 2], pixels=64, width=20),
+    "MapReorder, 32 filters, 64 pixels": lambda: MapReorder(
+        order=np.arange(32).reshape(8, 4).tolist(), pixels=64),
+    "FrameEngine, conv3 of mnist": lambda: FrameEngine(_conv3_framed()),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
 }
 """What is measured, by the name in the table."""

@@ -36,15 +36,22 @@ from flightrtl.gateware import (
     FilterScheduler,
     FoldedLayer,
     Folding,
+    FrameBuffer,
+    Framed,
+    FramedLayer,
+    FrameDrain,
+    FrameEngine,
     HardwiredConvolution,
     HardwiredDense,
     HardwiredLayer,
+    MapReorder,
     MaxPooling,
     MultiplyPE,
     Network,
     ParallelRequantizer,
     PEArray,
     PixelWindow,
+    RepeatingRom,
     Requantizer,
     ResidualAdd,
     ShiftAddGraph,
@@ -350,6 +357,40 @@ CASES = {
         HardwiredConvolution, CONVOLUTION, patience=12, reach=18, **HARDWIRED),
     "HardwiredDense": Case(
         HardwiredDense, DENSE, patience=10, reach=16, memory="array", **HARDWIRED),
+    "RepeatingRom": Case(
+        RepeatingRom, {"shape": 2, "groups": [[1, 2], [3]], "repeat": 2}, patience=2, reach=8,
+        unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
+        waits=("self.o.valid.eq(fetched)", "self.o.valid.eq(fetched & self.o.ready)")),
+    "PEArray of pixels that take turns": Case(
+        PEArray, {"lanes": 2, "simd": 1, "width": 4, "activation": TWO_BITS, "term": TERM,
+                  "turns": 4, "complete": (1, 3)}, patience=8, reach=12, given=last,
+        unstable=("load.eq(valid & lasts & ~busy)", "load.eq(valid & lasts)", PAYLOAD),
+        waits=("self.o.valid.eq(busy)", "self.o.valid.eq(busy & self.o.ready)")),
+    "FrameBuffer": Case(
+        FrameBuffer, {"shape": (1, 2, 1), "kernel": (1, 2), "padding": (0, 0, 1, 0), "simd": 1,
+                      "format": TWO_BITS}, patience=7, reach=14,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.i.valid)", PAYLOAD),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "FrameDrain": Case(
+        FrameDrain, {"drain": [[(True, 0), (True, None)], [(True, 1), (False, 2)]], "pixels": 2,
+                     "width": 2}, patience=4, reach=10,
+        unstable=("rom.o.ready.eq(there & (~gives | self.o.ready))", "rom.o.ready.eq(there)",
+                  EITHER),
+        waits=("self.o.valid.eq(there & gives)", "self.o.valid.eq(there & gives & self.o.ready)")),
+    "MapReorder": Case(
+        MapReorder, {"order": [[1], [0]], "pixels": 2, "format": TWO_BITS}, patience=8, reach=14,
+        unstable=("moves.eq(self.o.ready)", "moves.eq(whole != 0)", PAYLOAD),
+        waits=("self.o.valid.eq(fetched)]", "self.o.valid.eq(fetched & self.o.ready)]")),
+    "FrameEngine": Case(
+        FrameEngine, {"framed": FramedLayer(DENSE["layer"], DENSE["source"],
+                                            Framed(2, 1, external=True))},
+        patience=16, reach=22,
+        unstable=("wiring.connect(m, last.o, wiring.flipped(self.o))",
+                  "m.d.comb += [self.o.valid.eq(last.o.valid & self.i.valid),"
+                  "self.o.payload.eq(last.o.payload), last.o.ready.eq(self.o.ready)]", VALID),
+        waits=("wiring.connect(m, last.o, wiring.flipped(self.o))",
+               "m.d.comb += [self.o.valid.eq(last.o.valid & self.o.ready),"
+               "self.o.payload.eq(last.o.payload), last.o.ready.eq(self.o.ready)]")),
     "DenseEngine": Case(
         DenseEngine, {"folded": dense()}, patience=20, reach=26,
         unstable=("wiring.connect(m, buffer.o, wiring.flipped(self.o))",

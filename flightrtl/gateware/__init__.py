@@ -7,6 +7,8 @@ accumulators; :class:`SlidingWindow` and :class:`WeightBuffer` feed it;
 back to activations. A :class:`ConvolutionEngine` or :class:`DenseEngine` is one of each, and a
 :class:`Network` is a graph of engines, pools, additions and concatenations.
 
+A :class:`FrameEngine` reads each weight once per image, from block RAM or from outside: a
+:class:`FrameBuffer` holds the whole map, the array's sums wait in a :class:`DelayLine`.
 A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, a
 :class:`ShiftAddGraph` of its weights and a :class:`ParallelRequantizer`, a pixel per cycle.
 """
@@ -15,9 +17,14 @@ from .argmax import Argmax
 from .array import PEArray
 from .buffer import StreamBuffer
 from .concat import ChannelConcat
+from .delayline import DelayLine
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .folding import FoldedLayer, Folding
 from .fork import StreamFork
+from .framebuffer import FrameBuffer
+from .framedrain import FrameDrain
+from .frameengine import FrameEngine
+from .framing import Framed, FramedLayer
 from .hardwired import Hardwired, HardwiredConvolution, HardwiredDense, HardwiredLayer
 from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
@@ -27,6 +34,8 @@ from .pixelwindow import PixelWindow
 from .pool import MaxPooling, SumPooling
 from .queue import StreamQueue
 from .regroup import ChannelGatherer, ChannelSerializer
+from .reorder import MapReorder
+from .repeatrom import RepeatingRom
 from .requantize import Requantizer
 from .residual import ResidualAdd
 from .scheduler import FilterScheduler
@@ -37,9 +46,10 @@ from .xnor import XnorPE
 
 __all__ = [
     "Argmax", "ChannelConcat", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine",
-    "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding", "Hardwired",
-    "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "LayerEngine", "MaxPooling",
-    "MultiplyPE", "Network", "PEArray", "ParallelRequantizer", "PixelWindow", "Requantizer",
+    "DelayLine", "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding", "FrameBuffer",
+    "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired", "HardwiredConvolution",
+    "HardwiredDense", "HardwiredLayer", "LayerEngine", "MapReorder", "MaxPooling", "MultiplyPE",
+    "Network", "PEArray", "ParallelRequantizer", "PixelWindow", "RepeatingRom", "Requantizer",
     "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StreamBuffer",
     "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer", "XnorPE", "activation_shape",
     "require_supported", "unsupported",

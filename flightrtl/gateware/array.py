@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, TermFormat, WeightFormat, _integer
+from .delayline import DelayLine
 from .mapstream import map_values, vector
 from .pe import activation_shape
 from .processing import processing_element
+from .repeatrom import repeating_rom
 
 __all__ = ["PEArray"]
 
@@ -54,6 +57,17 @@ class PEArray(wiring.Component):
         Whether multiplier blocks make the products, see :class:`MultiplyPE`.
     pixels : int
         Output pixels at the same time, 1 or more.
+    turns : int
+        Output pixels that take turns: transfer ``n`` is added to the sums of the transfers
+        ``n - turns``, ``n - 2 turns``, ... of its pass, so that the same terms can serve all of
+        these before the next ones are needed. The sums wait in a
+        :class:`~flightrtl.gateware.delayline.DelayLine`. The ``turns`` last transfers of a pass
+        all have ``last``.
+    complete : sequence of int, optional
+        For each pass in turn, bit by bit, the lanes that start again from 0 after it; the others
+        go on in the next. If it is left out, all start again.
+    register : bool
+        A register behind the delay line's memory.
 
     Members
     -------
@@ -71,13 +85,19 @@ class PEArray(wiring.Component):
     def __init__(self, *, lanes: int, simd: int, width: int,
                  activation: ActivationFormat = ActivationFormat(),
                  term: WeightFormat = TermFormat(), pixels: int = 1,
-                 dsp: bool = False) -> None:
+                 dsp: bool = False, turns: int = 1, complete: Sequence[int] = (),
+                 register: bool = False) -> None:
         self.simd = _integer(simd, "simd", 1, 1 << 16)
         self.activation = activation
         self.term = term
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
+        self.turns = _integer(turns, "turns", 1, 1 << 24)
+        self.register = register
+        everything = (1 << self.lanes) - 1
+        self.complete = [_integer(mask, "complete", 0, everything)
+                         for mask in complete or [everything]]
         self._pes = [[processing_element(term, simd=simd, activation=activation, dsp=dsp)
                       for _ in range(self.pixels)] for _ in range(self.lanes)]
         self.offsets = self._pes[0][0].offsets
@@ -107,7 +127,12 @@ class PEArray(wiring.Component):
         remaining = Signal(range(self.lanes + 1))
         taken = Signal()
         load = Signal()
+        delay = None
         valid: Value = self.i.valid
+        if self.turns > 1:
+            m.submodules.delay = delay = DelayLine(
+                self.lanes * self.pixels * self.width, self.turns - 1, register=self.register)
+            valid = self.i.valid & delay.ready
         lasts: Value = self.i.payload.last
         for stage in range(self._pes[0][0].latency):
             before = valid & lasts          # a pass's end that is a stage away
@@ -117,7 +142,9 @@ class PEArray(wiring.Component):
                 m.d.sync += [here.eq(valid), following.eq(lasts)]
             valid, lasts = here, following
 
+        restarts = self._restarts(m, load)
         results = map_values(self.o.payload)
+        kept: list[Value] = []
         for pixel in range(self.pixels):
             suffix = f"_{pixel}" if self.pixels > 1 else ""
             chain = [Signal(signed(self.width), name=f"chain_{lane}{suffix}", reset_less=True)
@@ -135,13 +162,17 @@ class PEArray(wiring.Component):
                 ]
                 accumulator = Signal(signed(self.width), name=f"accumulator_{lane}{suffix}")
                 total = Signal(signed(self.width), name=f"total_{lane}{suffix}")
-                m.d.comb += total.eq(accumulator + pe.o.payload)
+                so_far: Value = accumulator
+                if delay is not None:
+                    so_far = delay.o.word_select(len(kept), self.width).as_signed()
+                kept.append(accumulator)
+                m.d.comb += total.eq(so_far + pe.o.payload)
                 # The sum goes to the chain in the cycle of the last word, so that the
                 # accumulator can start again from a plain synchronous reset: no multiplexer in
                 # its adder.
                 with m.If(valid & advance):
                     m.d.sync += accumulator.eq(total)
-                    with m.If(lasts):
+                    with m.If(lasts & restarts[lane]):
                         m.d.sync += accumulator.eq(0)
                 with m.If(load):
                     m.d.sync += chain[lane].eq(total)
@@ -150,6 +181,8 @@ class PEArray(wiring.Component):
                         m.d.sync += chain[lane].eq(chain[lane + 1])
             m.d.comb += results[pixel].eq(chain[0])
 
+        if delay is not None:
+            m.d.comb += [delay.i.eq(Cat(*kept)), delay.step.eq(valid & advance)]
         busy = Signal()  # remaining != 0, as a register
         # valid & lasts & busy, as a register: from here the window, the weights and all lanes are
         # stopped. So it is worked out a cycle before.
@@ -158,7 +191,7 @@ class PEArray(wiring.Component):
         m.d.comb += [
             advance.eq(~stall),
             load.eq(valid & lasts & ~busy),
-            self.i.ready.eq(advance),
+            self.i.ready.eq(advance if delay is None else advance & delay.ready),
             self.o.valid.eq(busy),
             taken.eq(self.o.valid & self.o.ready),
             stays.eq(busy & ~(taken & (remaining == 1))),
@@ -169,3 +202,13 @@ class PEArray(wiring.Component):
         with m.Elif(taken):
             m.d.sync += [remaining.eq(remaining - 1), busy.eq(remaining != 1)]
         return m
+
+    def _restarts(self, m: Module, load: Signal) -> Value:
+        """Lanes that start again after the pass at hand."""
+        masks = [[mask] for mask in self.complete]
+        if all(mask == masks[0] for mask in masks):
+            return Const(self.complete[0], self.lanes)
+        # A word for each transfer that ends a pass; the first one comes long after a reset.
+        m.submodules.masks = rom = repeating_rom(self.lanes, masks, repeat=self.turns)
+        m.d.comb += rom.o.ready.eq(load)
+        return rom.o.payload

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
 from .mapstream import map_shape, map_values, vector
-from .weights import RomStream
+from .repeatrom import repeating_rom
 
 __all__ = ["Requantizer"]
 
@@ -39,6 +39,10 @@ class Requantizer(wiring.Component):
         Pixels side by side, with the same filter at the same time.
     register : bool
         See :class:`~flightrtl.gateware.weights.RomStream`.
+    order : sequence of sequences of int, optional
+        Groups of filters, in the order in which they come; all in turn if it is left out.
+    repeat : int
+        How often each group comes before the next one.
 
     Members
     -------
@@ -52,7 +56,8 @@ class Requantizer(wiring.Component):
     o: stream.Interface
 
     def __init__(self, *, low: int, high: int, bias: Sequence[int], shift: Sequence[int],
-                 output: ActivationFormat, pixels: int = 1, register: bool = False) -> None:
+                 output: ActivationFormat, pixels: int = 1, register: bool = False,
+                 order: Sequence[Sequence[int]] = (), repeat: int = 1) -> None:
         self.bias = [int(value) for value in bias]
         self.shift = [_integer(int(value), "shift", 0, 63) for value in shift]
         if len(self.bias) != len(self.shift) or not self.bias:
@@ -61,6 +66,8 @@ class Requantizer(wiring.Component):
         self.output = output
         self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
         self.register = register
+        self.order = [list(group) for group in order] or [list(range(len(self.bias)))]
+        self.repeat = repeat
         self.width = signed_bits(low, high)
         self.total_width = signed_bits(low + min(self.bias), high + max(self.bias))
         super().__init__({
@@ -78,10 +85,11 @@ class Requantizer(wiring.Component):
         bias_bits = signed_bits(min(self.bias), max(self.bias))
         shift_bits = (max(self.shift) - least).bit_length()
         mask = (1 << bias_bits) - 1
-        m.submodules.rom = rom = RomStream(
-            bias_bits + shift_bits,
-            [(bias & mask) | (shift - least) << bias_bits
-             for bias, shift in zip(self.bias, self.shift, strict=True)], register=self.register)
+        words = [(bias & mask) | (shift - least) << bias_bits
+                 for bias, shift in zip(self.bias, self.shift, strict=True)]
+        m.submodules.rom = rom = repeating_rom(
+            bias_bits + shift_bits, [[words[index] for index in group] for group in self.order],
+            repeat=self.repeat, register=self.register)
 
         advance = Signal()
         valid = Signal(3)
