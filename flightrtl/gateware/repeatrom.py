@@ -24,8 +24,8 @@ class RepeatingRom(wiring.Component):
     Cost: that of a :class:`~flightrtl.gateware.weights.RomStream`, counters for the words of a
     group and for its turns, and unless all groups are of the same length, their lengths: for 16
     groups of 4 words of 6 bits, 49 times each, 32 LUT4 on iCE40 and 34 on ECP5 (``python -m
-    benchmarks components``). Latency: the first word is valid 1 cycle after reset. Throughput: a word per
-    cycle.
+    benchmarks components``). Latency: the first word is valid 1 cycle after reset. Throughput: a
+    word per cycle.
 
     Parameters
     ----------
