@@ -227,6 +227,12 @@ def _check_layer(problems: list[str], index: int, layer: Any,
         sized &= check_numbers(problems, where, "stride (down, across)", layer.stride, 2, 1,
                                LIMITS.side)
     if isinstance(layer, Convolution):
+        if not check_number(problems, where, "groups", layer.groups, 1, LIMITS.side):
+            sized = False
+        elif sized and layer.filters % layer.groups:
+            sized = False
+            problems.append(f"{where}: {layer.filters} filters cannot be divided into "
+                            f"{layer.groups} groups: the groups must divide them")
         sized &= check_numbers(problems, where, "padding (top, bottom, left, right)",
                                layer.padding, 4, 0, LIMITS.side)
         for side, amount, size in zip(("top", "bottom", "left", "right"), layer.padding,
@@ -279,9 +285,11 @@ def _fits(problems: list[str], where: str, layer: Any, sources: tuple[TensorType
             problems.append(f"{where}: its inputs have {', '.join(sides)} pixels: they must be "
                             "equal, so pool or convolve the larger one")
         return len(problems) == start
-    if isinstance(layer, WeightedLayer) and layer.channels != channels:
-        problems.append(f"{where}: its terms are for {layer.channels} channels, but its input has "
-                        f"{channels}: the terms' last dimension must be {channels}")
+    if isinstance(layer, WeightedLayer) and layer.source_channels != channels:
+        each = f" in each of {layer.groups} groups" if layer.groups > 1 else ""
+        by = ", divided by the groups" if each else ""
+        problems.append(f"{where}: its terms are for {layer.channels} channels{each}, but its "
+                        f"input has {channels}: the terms' last dimension must be {channels}{by}")
     padding = layer.padding if isinstance(layer, Convolution) else (0, 0, 0, 0)
     padded = (height + padding[0] + padding[1], width + padding[2] + padding[3])
     if isinstance(layer, Dense):

@@ -69,6 +69,8 @@ def _newer_features(layers: tuple[Any, ...]) -> list[tuple[Any, str, int]]:
             found.append((layer, "it is a concatenation", 3))
         elif layer.inputs and len(layer.inputs) == 1 and layer.inputs[0] in before[:-1]:
             found.append((layer, f"its input is not the layer before ({show(before[-1])})", 2))
+        if isinstance(layer, Convolution) and layer.groups != 1:
+            found.append((layer, "it has groups", 3))
         if isinstance(layer, WeightedLayer) and not isinstance(layer.format, TermFormat):
             found.append((layer, f"it has weights of type {_weights(layer.format)['type']!r}", 2))
         before.append(layer.name)
@@ -92,6 +94,8 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             entry["stride"] = [int(step) for step in layer.stride]
         if isinstance(layer, Convolution):
             entry["padding"] = [int(amount) for amount in layer.padding]
+            if layer.groups != 1:
+                entry["groups"] = int(layer.groups)
         if isinstance(layer, (SumPool, Join)):
             entry |= {"bias": int(layer.bias), "shift": int(layer.shift)}
         if isinstance(layer, (WeightedLayer, SumPool, Join)):
@@ -139,6 +143,10 @@ class _Fields:
     def problem(self, text: str) -> None:
         self.good = False
         self._problems.append(f"{self._where}: {text}")
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry ``name``."""
+        return name in self._values
 
     def take(self, name: str, kind: type, means: str) -> Any:
         """The entry ``name``, None if it is missing or no ``kind``."""
@@ -245,6 +253,8 @@ class _Reader:
             values["stride"] = fields.take("stride", list, "a list of down, across")
         if issubclass(cls, Convolution):
             values["padding"] = fields.take("padding", list, "a list of top, bottom, left, right")
+            if fields.has("groups"):
+                values["groups"] = fields.take("groups", int, "an integer")
         if issubclass(cls, (SumPool, Join)):
             values["bias"] = fields.take("bias", int, "an integer")
             values["shift"] = fields.take("shift", int, "an integer")

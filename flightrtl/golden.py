@@ -64,15 +64,18 @@ def accumulate(layer: Convolution | Dense, activations: IntArray) -> IntArray:
     """
     (top, bottom, left, right), (down, across) = layer.padding, layer.stride
     largest = int(np.abs(activations).max(initial=0))
+    groups = layer.groups
     weights = layer.weights.reshape(layer.filters, -1)
     dtype = exact_dtype(largest * int(np.abs(weights).sum(axis=1).max(initial=0)))
     padded = np.pad(activations.astype(dtype), ((0, 0), (top, bottom), (left, right), (0, 0)))
     windows = sliding_window_view(padded, layer.kernel, axis=(1, 2))[:, ::down, ::across]
     count, height, width = windows.shape[:3]
-    # (N, y, x, channel, row, column) to one row (row, column, channel) for each output pixel.
-    columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(count * height * width, layer.taps)
-    sums = columns @ weights.T.astype(dtype)
-    return sums.astype(np.int64).reshape(count, height, width, layer.filters)
+    # (N, y, x, channel, row, column) to one row (row, column, channel) for each group of channels
+    # and output pixel.
+    split = windows.reshape(*windows.shape[:3], groups, layer.channels, *layer.kernel)
+    columns = split.transpose(3, 0, 1, 2, 5, 6, 4).reshape(groups, -1, layer.taps)
+    sums = columns @ weights.reshape(groups, -1, layer.taps).swapaxes(1, 2).astype(dtype)
+    return sums.swapaxes(0, 1).astype(np.int64).reshape(count, height, width, layer.filters)
 
 
 def _window_slices(layer: MaxPool, activations: IntArray) -> Iterator[IntArray]:
@@ -140,7 +143,7 @@ def _batches(model: Model, images: NDArray[Any]) -> Iterator[IntArray]:
     for layer in model.layers:
         if isinstance(layer, WeightedLayer):
             rows, columns, _ = model.tensors[layer.name].shape
-            needed = max(needed, rows * columns * layer.taps)
+            needed = max(needed, rows * columns * layer.taps * layer.groups)
     step = max(1, _BATCH_VALUES // needed)
     for start in range(0, max(1, len(images)), step):
         yield images[start:start + step].astype(np.int64)

@@ -67,8 +67,9 @@ class WeightedLayer:
         Unique in the model.
     inputs : tuple of str
         The layer that feeds this one, or :data:`INPUT`.
-    terms : array of uint8, (sum(k), kernel height, kernel width, input channels)
-        Codes of terms or weights, as ``format`` says.
+    terms : array of uint8, (sum(k), kernel height, kernel width, input channels of a filter)
+        Codes of terms or weights, as ``format`` says. A filter takes all channels of the input, or
+        those of its group (:attr:`Convolution.groups`).
     k : tuple of int
         Terms per weight, for each filter. 0 or 1 unless ``format`` is of terms.
     bias, shift : arrays of int64, (filters,)
@@ -94,6 +95,7 @@ class WeightedLayer:
     format: WeightFormat = TermFormat()
     output: ActivationFormat = ActivationFormat()
     output_scale: int = 0
+    groups: int = field(default=1, init=False)
 
     @property
     def filters(self) -> int:
@@ -112,8 +114,19 @@ class WeightedLayer:
 
     @property
     def channels(self) -> int:
-        """Input channels."""
+        """Input channels of a filter."""
         return int(self.terms.shape[3])
+
+    @property
+    def source_channels(self) -> int:
+        """Input channels of the layer."""
+        return self.channels * self.groups
+
+    @property
+    def group_slots(self) -> tuple[int, ...]:
+        """``sum(k)`` over the filters of each group."""
+        size = self.filters // self.groups
+        return tuple(sum(self.k[first:first + size]) for first in range(0, self.filters, size))
 
     @property
     def taps(self) -> int:
@@ -132,10 +145,21 @@ class WeightedLayer:
 
     @cached_property
     def weights(self) -> IntArray:
-        """Integer weights, (filters, kernel height, kernel width, input channels)."""
+        """Integer weights, (filters, kernel height, kernel width, input channels of a filter)."""
         weights = np.zeros((self.filters, *self.terms.shape[1:]), np.int64)
         np.add.at(weights, self.slot_filter, self.term_values)
         return weights
+
+    @property
+    def dense_weights(self) -> IntArray:
+        """Weights of all input channels: 0 where a channel is not of the filter's group."""
+        height, width = self.kernel
+        spread = np.zeros((self.groups, self.filters // self.groups, height, width, self.groups,
+                           self.channels), np.int64)
+        each = np.arange(self.groups)
+        spread[each, :, :, :, each] = self.weights.reshape(self.groups, -1, height, width,
+                                                           self.channels)
+        return spread.reshape(self.filters, height, width, -1)
 
     def accumulator_range(self, source: ActivationFormat) -> tuple[int, int]:
         """Least and greatest value that ``sum(weight * activation)`` can take in any filter."""
@@ -161,10 +185,15 @@ class Convolution(WeightedLayer):
         Vertical, horizontal.
     padding : (int, int, int, int)
         Rows of zeros above and below, columns of zeros left and right.
+    groups : int
+        The filters and the input's channels are divided into as many groups of neighbours, and a
+        filter takes the channels of its group only. With as many groups as channels the
+        convolution is depthwise.
     """
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
 
     def output_shape(self, source: Shape) -> Shape:
         """Shape of the result for an input of shape ``source``."""

@@ -6,6 +6,7 @@ filter spread over the range of its output format instead of all being clamped t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,7 @@ def extreme_maps(layer: WeightedLayer, source: TensorType, index: int) -> IntArr
     That is in the window at the upper left, and where padding cuts nothing off it.
     """
     low, high = source.format.min, source.format.max
-    positive = layer.weights[index] > 0
+    positive = layer.dense_weights[index] > 0
     maps = np.full((2, *source.shape), low, np.int64)
     maps[1] = high
     rows, columns = (min(a, b) for a, b in zip(layer.kernel, source.shape[:2], strict=True))
@@ -105,7 +106,7 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
                  padding: tuple[int, int, int, int] | None = None,
                  k: Sequence[int] | None = None, max_k: int = 3, exponent_bits: int | None = None,
                  output: ActivationFormat | None = None,
-                 weights: WeightFormat | None = None) -> Layer:
+                 weights: WeightFormat | None = None, groups: int = 1) -> Layer:
     """One layer that fits on ``source``; what is not given is drawn.
 
     Parameters
@@ -120,6 +121,8 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         Terms of each filter; drawn from 0 to ``max_k`` otherwise (never all zero).
     weights : WeightFormat, optional
         Of the weights; terms of ``exponent_bits`` otherwise.
+    groups : int
+        Of a convolution; 0 for 1 or the greatest that divides channels and filters.
     """
     height, width, channels = source.shape
     kernel = kernel or (int(rng.integers(1, min(height, 5) + 1)),
@@ -155,6 +158,9 @@ def random_layer(rng: Generator, kind: str, source: TensorType, maps: IntArray, 
         "scale": rng.integers(-12, 3, size=len(counts), dtype=np.int64), "output_scale": scale,
     }
     if kind == "convolution":
+        groups = groups or int(rng.choice([1, math.gcd(channels, len(counts))]))
+        fields["groups"] = groups
+        fields["terms"] = fields["terms"][..., :channels // groups]
         fields["stride"] = stride
         fields["padding"] = padding or tuple(
             int(rng.integers(0, kernel[axis])) for axis in (0, 0, 1, 1))
@@ -293,7 +299,7 @@ def random_graph(rng: Generator, *, name: str = "graph") -> Model:
         output = fields.pop("output", None) or ActivationFormat(int(rng.integers(1, 9)),
                                                                 bool(rng.integers(3) == 0))
         layer = random_layer(rng, kind, kinds[edge], maps[edge], name=label, inputs=(edge,),
-                             weights=random_format(rng), output=output, **fields)
+                             weights=random_format(rng), output=output, groups=0, **fields)
         if isinstance(layer, (Convolution, Dense)):
             layer = replace(layer, scale=layer.output_scale - kinds[edge].scale - layer.shift)
         append(layer)

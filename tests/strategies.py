@@ -101,11 +101,14 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     column, padding, stride = draw(st.booleans()), draw(paddings(kernel, shape)), draw(strides())
     output = (shape[1] + padding[2] + padding[3] - kernel[1]) // stride[1] + 1
+    groups = draw(_divisors(shape[2]))
+    passes = [draw(st.integers(0, 3)) for _ in range(groups)]
+    passes[draw(st.integers(0, groups - 1))] = draw(st.integers(1, 3))
     return {"shape": shape, "kernel": kernel, "padding": padding,
             "stride": stride, "column": column,
             "pixels": draw(_divisors(output)), "source_pixels": draw(_divisors(shape[1])),
-            "simd": draw(_divisors(shape[2])) * (kernel[0] if column else 1),
-            "passes": draw(st.integers(1, 3)), "rows": draw(st.sampled_from([0, 9])),
+            "simd": draw(_divisors(shape[2] // groups)) * (kernel[0] if column else 1),
+            "passes": passes if groups > 1 else passes[0], "rows": draw(st.sampled_from([0, 9])),
             "register": draw(st.booleans()), "format": draw(activation_formats())}
 
 
@@ -152,6 +155,7 @@ class LayerCase:
     output: ActivationFormat = ActivationFormat()
     folding: Folding | None = None
     inputs: tuple[int, ...] | None = None
+    groups: int = 1
 
     def output_shape(self, *sources: tuple[int, int, int]) -> tuple[int, int, int]:
         """Shape of the result for inputs of these shapes."""
@@ -172,7 +176,8 @@ class LayerCase:
         """The layer, with weights from ``rng`` and calibrated on ``maps``."""
         return random_layer(rng, self.kind, source, maps, name=name, inputs=(before,),
                             kernel=self.kernel, stride=self.stride, padding=self.padding,
-                            k=self.k, weights=self.weights, output=self.output)
+                            k=self.k, weights=self.weights, output=self.output,
+                            groups=self.groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +273,12 @@ def _weighted(draw: st.DrawFn, kind: str, shape: tuple[int, int, int],
     case = replace(case, k=tuple(draw(st.lists(st.integers(0, most), min_size=1, max_size=6))))
     if kind == "convolution":
         kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-        case = replace(case, kernel=kernel, stride=draw(strides()),
-                       padding=draw(paddings(kernel, shape)))
+        groups = draw(st.one_of(st.just(1), _divisors(channels)))
+        case = replace(case, kernel=kernel, stride=draw(strides()), groups=groups,
+                       padding=draw(paddings(kernel, shape)), k=tuple(
+                           k for terms in case.k[:-(-6 // groups)] for k in draw(
+                               st.permutations([terms, *[1] * (groups - 1)]))))
+        channels //= groups
     column = draw(st.booleans())
     simd = draw(_divisors(channels)) * (case.kernel[0] if column else 1)
     work = math.prod(case.kernel) * channels // simd * math.prod(case.output_shape(shape)[:2])

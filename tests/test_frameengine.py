@@ -217,3 +217,12 @@ def test_simd_must_divide():
     with pytest.raises(ValueError, match="simd=3 does not fit 4 input channels; it may be one of "
                                          "1, 2, 4"):
         FramedLayer(layer, source, Framed(1, 3))
+
+
+def test_groups_are_refused():
+    rng = np.random.default_rng(2)
+    source = TensorType((2, 3, 2), ActivationFormat(3))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=(2, 2),
+                         k=[1, 1], groups=2)
+    with pytest.raises(ValueError, match="it has 2 groups of channels, and .*: use a Folding"):
+        FramedLayer(layer, source, Framed(1, 1))

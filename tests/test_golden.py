@@ -76,10 +76,11 @@ def naive(layer, maps, *others):
             else:
                 slots = range(sum(layer.k[:c]), sum(layer.k[:c + 1]))
                 total = int(layer.bias[c])
+                first = c // (channels // layer.groups) * layer.channels
                 for slot, (i, j, v, u), d in itertools.product(
                         slots, window, range(layer.channels)):
                     code = int(layer.terms[slot, i, j, d])
-                    total += weight(code, layer.format) * pixels[v][u][d]
+                    total += weight(code, layer.format) * pixels[v][u][first + d]
                 shift = int(layer.shift[c])
             result[y, x, c] = min(max(total // 2**shift, layer.output.min), layer.output.max)
         results.append(result)
@@ -93,7 +94,7 @@ def test_a_layer_is_what_its_definition_says(seed, kind):
     shape = (int(rng.integers(1, 7)), int(rng.integers(1, 7)), int(rng.integers(1, 4)))
     source = TensorType(shape, ActivationFormat(int(rng.integers(1, 17)), bool(rng.integers(2))))
     maps = random_map(rng, source, 2)
-    layer = random_layer(rng, kind, source, maps)
+    layer = random_layer(rng, kind, source, maps, groups=0)
     np.testing.assert_array_equal(golden.apply(layer, maps), naive(layer, maps), strict=True)
 
 

@@ -1,4 +1,5 @@
 import base64
+import copy
 import json
 import os
 import re
@@ -173,7 +174,8 @@ def test_what_version_1_can_say_is_written_in_version_1(model):
 @given(seeds())
 def test_the_version_is_that_of_the_features(seed):
     model = random_graph(np.random.default_rng(seed))
-    newest = any(isinstance(layer, Concat) for layer in model.layers)
+    newest = any(isinstance(layer, Concat) or getattr(layer, "groups", 1) > 1
+                 for layer in model.layers)
     newer = not model.chain or any(not isinstance(layer.format, TermFormat)
                                    for layer in model.layers if hasattr(layer, "format"))
     assert version(model) == (3 if newest else 1 + newer)
@@ -195,6 +197,30 @@ def test_version_1_has_no_words_for_what_is_newer(path):
         f"layer 'pool': its input is not the layer before ('add'){end}",
         f"layer 'both': it is an addition{end}",
         f"layer 'dense': it has weights of type 'binary'{end}"]
+
+
+def test_groups_take_version_3(path):
+    model = concat_model()
+    conv, *others = model.layers
+    depthwise = replace(conv, terms=conv.terms[..., :1], groups=2)
+    document, tensors = describe(replace(model, layers=(depthwise, *others)))
+    assert document["layers"][0]["groups"] == 2
+    assert "groups" not in describe(model)[0]["layers"][0]
+    store(path, document, tensors)
+    assert modelfile.load(path).layers[0].groups == 2
+    store(path, document | {"version": 1}, tensors)
+    assert "layer 'conv': it has groups, which takes version 3 of the format, not 1: export the " \
+        "network again" in problems_of(path)
+    for value, message in (
+            (0, "layer 'conv': groups must be an integer from 1 to 4096, not 0"),
+            (3, "layer 'conv': 2 filters cannot be divided into 3 groups: the groups must divide"),
+            ("2", "layer 'conv': 'groups' must be an integer, not '2'"),
+            (1, "its terms are for 1 channels, but its input has 2: .* dimension must be 2$")):
+        reports(path, (copy.deepcopy(document), dict(tensors)), "layers.0.groups", value, message)
+    tensors["conv.terms"] = np.repeat(tensors["conv.terms"], 2, axis=3)
+    reports(path, (document, tensors), "layers.0.groups", 2,
+            "its terms are for 2 channels in each of 2 groups, but its input has 2: the terms' "
+            "last dimension must be 2, divided by the groups")
 
 
 def test_version_2_has_no_words_for_what_is_newer_still(path):

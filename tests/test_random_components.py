@@ -24,6 +24,7 @@ from flightrtl.gateware import (
     XnorPE,
 )
 from flightrtl.gateware.argmax import Argmax
+from flightrtl.gateware.folding import slot_places
 from flightrtl.gateware.link import Status
 from flightrtl.gateware.pool import MaxPooling, SumPooling
 from flightrtl.gateware.uart import MAX_BAUD_ERROR
@@ -90,12 +91,14 @@ def test_array(lanes, simd, words, width, activation, term, pixels, seed, stall)
 
 
 @given(k=st.lists(st.integers(0, 4), min_size=1, max_size=9), lanes=st.integers(1, 7),
-       pixels=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
-def test_scheduler(k, lanes, pixels, seed, stall):
-    scheduler = FilterScheduler(k=k, lanes=lanes, width=16, pixels=pixels)
+       pixels=st.integers(1, 3), groups=st.integers(1, 3), seed=seeds(), stall=stalls("i", "o"))
+def test_scheduler(k, lanes, pixels, groups, seed, stall):
+    k = [terms for terms in k for _ in range(groups)]
+    scheduler = FilterScheduler(k=k, lanes=lanes, width=16, pixels=pixels, groups=groups)
     slots = scheduler.passes * lanes
-    sums = np.random.default_rng(seed).integers(-3000, 3000, (1, 3, pixels, slots))
-    sums[..., sum(k):] = 0  # lanes without a slot, which have zero terms
+    places = slot_places(np.reshape(k, (groups, -1)).sum(axis=1).tolist(), lanes)
+    sums = np.zeros((1, 3, pixels, slots), np.int64)    # lanes without a slot have zero terms
+    sums[..., places] = np.random.default_rng(seed).integers(-3000, 3000, (3, pixels, len(places)))
     run = run_streams(scheduler, {"i": as_transfers(sums, pixels)}, {"o": 3 * len(k)}, seed=seed,
                       stall=stall)
     found = as_map(run["o"], (3, pixels, len(k)), pixels)

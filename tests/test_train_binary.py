@@ -225,7 +225,7 @@ def test_training_and_evaluation_agree_where_statistics_do():
     """With a batch's own statistics as the running ones, both give the same signs."""
     torch.manual_seed(8)
     layer = BinaryLayer(name="x", channels=6, filters=10, kernel=(3, 3), stride=(2, 1),
-                        padding=(1, 1), quantizer=BinaryQuantizer(10, 0),
+                        padding=(1, 1, 1, 1), groups=1, quantizer=BinaryQuantizer(10, 0),
                         output=ActivationFormat(1), batch_norm=True, dense=False,
                         source=ActivationFormat(1), before=-1, sign=True)
     values = 2.0 * torch.randint(0, 2, (30, 6, 9, 9)) - 1

@@ -1,5 +1,6 @@
 """Any module of supported layers becomes the same function, quantized and exported exactly."""
 
+import math
 import operator
 import random
 
@@ -51,7 +52,8 @@ class RandomNet(nn.Module):
         self.parts.extend(modules)
 
     def conv(self, filters, kernel, stride=(1, 1), padding=(0, 0)):
-        modules = [nn.Conv2d(self.channels, filters, kernel, stride, padding,
+        groups = math.gcd(self.channels, filters) if self.random.random() < 0.4 else 1
+        modules = [nn.Conv2d(self.channels, filters, kernel, stride, padding, groups=groups,
                              bias=self.random.random() < 0.5)]
         if self.random.random() < 0.6:
             modules.append(nn.BatchNorm2d(filters, affine=self.random.random() < 0.8))
@@ -69,6 +71,12 @@ class RandomNet(nn.Module):
         kernel = tuple(self.random.randint(1, min(3, extent)) for extent in self.size)
         stride = tuple(self.random.randint(1, 2) for _ in self.size)
         padding = tuple(self.random.randint(0, side - 1) for side in kernel)
+        if self.random.random() < 0.3:
+            # Above and on the left there may be more zeros than below and on the right.
+            ahead = [self.random.randint(0, side - 1 - pad)
+                     for side, pad in zip(kernel, padding, strict=True)]
+            self.size = tuple(extent + more for extent, more in zip(self.size, ahead, strict=True))
+            self.step("pad", nn.ZeroPad2d((ahead[1], 0, ahead[0], 0)))
         self.step("call", self.conv(self.random.randint(1, 4), kernel, stride, padding))
         if self.random.random() < 0.3:
             self.step("dropout", nn.Dropout2d(0.2))
@@ -133,6 +141,12 @@ class RandomNet(nn.Module):
         x = parts[2](x)
         return (operator.add, operator.iadd, torch.add, lambda x, y: x.add(y),
                 lambda x, y: torch.add(x, other=y))[way](y, x)
+
+    def do_pad(self, x, parts, way):
+        left, _, top, _ = parts[0].padding
+        return (parts[0], lambda x: functional.pad(x, (left, 0, top, 0)),
+                lambda x: functional.pad(x, pad=[left, 0, top, 0], value=0),
+                lambda x: functional.pad(x, (left, 0, top, 0), "constant", 0), parts[0])[way](x)
 
     def do_dense_block(self, x, parts, way):
         y = self.do_relu(parts[0](x), parts, way)
@@ -343,6 +357,10 @@ def concatenated_alone(net, x):
     return ends(net, torch.cat([net.conv1(x)], 1))
 
 
+def padded_behind_flatten(net, x):
+    return net.dense(functional.pad(net.conv1(x).flatten(1), (0, 0)))
+
+
 def concatenated_sizes(net, x):
     return ends(net, torch.cat([net.conv1(x), x], 1))
 
@@ -412,11 +430,15 @@ def convolution(*arguments, **options):
 
 
 @pytest.mark.parametrize(("net", "message"), [
-    (net_of(convolution(3, groups=2)), "0 (Conv2d): groups must be 1, not 2"),
+    (net_of(convolution(3), nn.ZeroPad2d(1), nn.MaxPool2d(5)), "be followed by a convolution"),
+    (net_of(nn.ConstantPad2d(1, 2.0), convolution(3)), "padding must be with zeros"),
+    (net_of(nn.ZeroPad2d((-1, 1, 0, 0)), convolution(3)), "only rows and columns can be padded, "),
+    (net_of(nn.ZeroPad2d(2), convolution(3, padding=1)), "(top 3, bottom 3, left 3, right 3) must"),
+    (Calls(padded_behind_flatten), "must not stand behind a Flatten: it needs rows and columns"),
+    (net_of(nn.Conv2d(2, 3, 8), nn.ZeroPad2d(1), dense=False), "its result has zeros around it"),
     (net_of(convolution(3, dilation=2)), "dilation must be 1"),
     (net_of(convolution(3, padding=1, padding_mode="reflect")), "padding must be with zeros"),
-    (net_of(convolution(1, padding=1)), "padding (1, 1) must be less than the kernel (1, 1)"),
-    (net_of(convolution(2, padding="same")), "padding 'same' of an even kernel"),
+    (net_of(convolution(1, padding=1)), "padding (top 1, bottom 1, left 1, right 1) must be"),
     (net_of(convolution(9)), "an image of 8 x 8 is too small"),
     (net_of(nn.Conv2d(3, 4, 3)), "it takes 3 channels, but its input has 2"),
     (net_of(convolution(3), nn.GELU()), "1 (GELU): it is not supported: use nn.ReLU"),
@@ -482,21 +504,21 @@ def test_what_is_not_supported(net, message):
 
 def test_all_problems_in_one_error():
     net = nn.Sequential(
-        nn.Conv2d(2, 4, 3, groups=2, dilation=2), nn.GELU(), nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(2, 4, 3, groups=2, dilation=2), nn.GELU(), nn.Conv2d(3, 4, 3),
         nn.AvgPool2d(2), nn.Conv2d(4, 8, 1, padding_mode="circular", padding=1), nn.Softmax(1),
         nn.Flatten(), nn.Linear(9, 3), nn.ReLU())
     with pytest.raises(ConversionError) as error:
         convert(net, IMAGE)
     found = "\n".join(error.value.problems)
-    for text in ("0 (Conv2d): groups", "0 (Conv2d): dilation", "1 (GELU)", "2 (Conv2d): groups",
-                 "4 (Conv2d): padding must be with zeros", "4 (Conv2d): padding (1, 1)",
+    for text in ("0 (Conv2d): dilation", "1 (GELU)", "2 (Conv2d): it takes 3 channels",
+                 "4 (Conv2d): padding must be with zeros", "4 (Conv2d): padding (top 1, ",
                  "5 (Softmax)", "7 (Linear): it takes 9 values", "the last layer gives the logits"):
         assert found.count(text) == 1, text
-    assert len(error.value.problems) == 9
+    assert len(error.value.problems) == 8
     with pytest.raises(ConversionError, match="(?s)conv1_weight .attribute.: reads a parameter dir"
                                               ".*conv2d .conv2d.: .* use nn.Conv2d"):
         convert(Calls(raw), IMAGE)
-    assert str(error.value).startswith("the network cannot be converted:\n  0 (Conv2d): groups")
+    assert str(error.value).startswith("the network cannot be converted:\n  0 (Conv2d): dilation")
 
 
 def test_settings_of_a_layer_that_is_not_there():

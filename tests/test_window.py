@@ -13,11 +13,15 @@ from tests.synthesis import cells
 def simulate(window, images, *, seed=0, stall=0.0):
     """Run images through; compares every word and every ``last`` with the twin."""
     expected = window.compute(images)
+    groups = len(window.group_passes)
+    expected = expected.reshape(*expected.shape[:3], groups, -1, expected.shape[-1])
+    # Each group's part as often as there are passes over it.
+    expected = np.repeat(expected, window.group_passes, axis=3)
     words, simd = expected.shape[-2:]
     assert (*expected.shape[1:3], words) == (*window.output, window.words)
     # The words of neighbouring windows leave side by side.
-    abreast = expected.reshape(-1, 1, window.pixels, words, simd).swapaxes(2, 3)
-    replayed = np.repeat(abreast, window.passes, axis=1)
+    abreast = expected.reshape(-1, window.pixels, window.passes, words, simd)
+    replayed = abreast.transpose(0, 2, 3, 1, 4)
     simd *= window.pixels
     count = replayed.size // simd
     run = run_streams(window, {"i": as_transfers(images, window.source_pixels)}, {"o": count},
@@ -57,6 +61,25 @@ def test_windows_side_by_side(source_pixels, pixels, stride, memories):
                            stride=(1, stride), pixels=pixels, source_pixels=source_pixels)
     assert window.ring.lanes == memories
     simulate(window, np.random.default_rng(0).integers(0, 256, (3, 5, 12, 4)))
+
+
+@pytest.mark.parametrize(("passes", "order"), [
+    ([1, 1, 1], [0, 1, 2]), ([2, 1, 3], [0, 0, 1, 2, 2, 2]), ([0, 2, 0], [1, 1]),
+    ([1, 0, 1], [0, 2])])
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_groups_of_channels(passes, order, pixels):
+    """A pass has the channels of one group; a group without passes is left out."""
+    window = SlidingWindow(shape=(3, 4, 6), kernel=(3, 3), padding=(1, 1, 1, 1), simd=2,
+                           passes=passes, pixels=pixels)
+    assert (window.passes, window.words) == (len(order), 9)
+    image = np.broadcast_to(np.arange(6), (1, 3, 4, 6))
+    run = simulate(window, image)
+    inner = run["o"][9 * len(order) * 5 + 4::9][:len(order)] if pixels == 1 else []
+    assert [word.activations[0] // 2 for word in inner] == order[:len(inner)]
+    whole = SlidingWindow(shape=(3, 4, 6), kernel=(3, 3), padding=(1, 1, 1, 1), simd=2)
+    np.testing.assert_array_equal(
+        window.compute(image).reshape(-1, 3, 9, 2).swapaxes(1, 2).reshape(-1, 27, 2),
+        whole.compute(image).reshape(-1, 27, 2))
 
 
 @pytest.mark.parametrize("register", [False, True])

@@ -99,12 +99,12 @@ class BinaryLayer(BinaryPart, QuantizedLayer):
     """
 
     def __init__(self, *, name: str, channels: int, filters: int, kernel: tuple[int, int],
-                 stride: tuple[int, int], padding: tuple[int, int], quantizer: Quantizer | None,
-                 output: ActivationFormat, batch_norm: bool, dense: bool,
-                 source: ActivationFormat, before: int, sign: bool) -> None:
+                 stride: tuple[int, int], padding: tuple[int, int, int, int], groups: int,
+                 quantizer: Quantizer | None, output: ActivationFormat, batch_norm: bool,
+                 dense: bool, source: ActivationFormat, before: int, sign: bool) -> None:
         super().__init__(name=name, channels=channels, filters=filters, kernel=kernel,
-                         stride=stride, padding=padding, quantizer=quantizer, output=output,
-                         batch_norm=batch_norm, dense=dense)
+                         stride=stride, padding=padding, groups=groups, quantizer=quantizer,
+                         output=output, batch_norm=batch_norm, dense=dense)
         self.source = source
         self.live_norm = nn.BatchNorm2d(filters) if batch_norm or sign else None
         self.bias.requires_grad_(not batch_norm)        # which has one of its own
@@ -137,11 +137,7 @@ class BinaryLayer(BinaryPart, QuantizedLayer):
     def sums(self, values: Tensor) -> Tensor:
         """The convolution of real-valued inputs; with a bias only where no batch norm follows."""
         bias = self.bias if self.live_norm is None else None
-        if not self.before or self.padding == (0, 0):
-            return self.convolve(values, self.quantized_weight(), bias)
-        down, across = self.padding
-        values = functional.pad(values, (across, across, down, down), value=float(self.before))
-        return functional.conv2d(values, self.quantized_weight(), bias, self.stride)
+        return self.convolve(values, self.quantized_weight(), bias, around=float(self.before))
 
     @torch.no_grad()
     def factors(self, *, limited: bool = True) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,7 +44,8 @@ def convert(module: nn.Module, input: TensorType, settings: LayerSettings | None
     ----------
     module : nn.Module
         Takes images (N, C, H, W) and gives logits (N, classes). Supported, as modules, functions
-        or methods: ``Conv2d`` and ``Linear``, each followed by batch norm, ReLU or not; ReLU, also
+        or methods: ``Conv2d`` (grouped and depthwise, too) and ``Linear``, each followed by batch
+        norm, ReLU or not; zero-padding in front of a convolution; ReLU, also
         behind an addition or a pooling; max-pooling; average pooling and the mean over rows and
         columns, over a power of two of values; addition of two maps; ``torch.cat`` of maps along
         their channels; ``flatten``, ``view``,
@@ -209,7 +210,8 @@ def _layer(layer: TracedLayer, settings: LayerSettings, output: ActivationFormat
     result = kind(
         name=layer.name, channels=channels, filters=len(weight),
         kernel=(weight.shape[2], weight.shape[3]), dense=dense, output=output,
-        stride=(1, 1) if dense else layer.window[0], padding=(0, 0) if dense else layer.window[1],
+        stride=layer.stride, padding=layer.padding,
+        groups=module.groups if isinstance(module, nn.Conv2d) else 1,
         quantizer=None if make is None else _pruned(make(len(weight), settings), settings),
         batch_norm=layer.norm is not None)
     with torch.no_grad():

@@ -92,9 +92,7 @@ def _weighted(layer: QuantizedLayer, sources: tuple[str, ...]) -> Convolution | 
         "output_scale": int(layer.output_scale)}
     if layer.dense:
         return Dense(**common)
-    (vertical, horizontal) = layer.padding
-    return Convolution(**common, stride=layer.stride,
-                       padding=(vertical, vertical, horizontal, horizontal))
+    return Convolution(**common, stride=layer.stride, padding=layer.padding, groups=layer.groups)
 
 
 def _sum_pool(layer: QuantizedSumPool, sources: tuple[str, ...], scale: int) -> SumPool:

@@ -101,8 +101,10 @@ class QuantizedLayer(_Requantized):
         Height, width.
     stride : (int, int)
         Down, across.
-    padding : (int, int)
-        Rows above and below, columns left and right.
+    padding : (int, int, int, int)
+        Rows above, rows below, columns left, columns right.
+    groups : int
+        Of filters and channels, see :class:`flightrtl.model.Convolution`.
     quantizer : Quantizer, optional
         Of the weights. None: the layer is for the float stage only.
     batch_norm : bool
@@ -112,12 +114,13 @@ class QuantizedLayer(_Requantized):
     """
 
     def __init__(self, *, name: str, channels: int, filters: int, kernel: tuple[int, int],
-                 stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0),
+                 stride: tuple[int, int] = (1, 1),
+                 padding: tuple[int, int, int, int] = (0, 0, 0, 0), groups: int = 1,
                  quantizer: Quantizer | None, output: ActivationFormat, batch_norm: bool = True,
                  dense: bool = False) -> None:
         super().__init__(name, output)
-        self.stride, self.padding, self.dense = stride, padding, dense
-        self.weight = nn.Parameter(torch.empty(filters, channels, *kernel))
+        self.stride, self.padding, self.groups, self.dense = stride, padding, groups, dense
+        self.weight = nn.Parameter(torch.empty(filters, channels // groups, *kernel))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(filters))
         self.norm = nn.BatchNorm2d(filters) if batch_norm else None
@@ -167,9 +170,15 @@ class QuantizedLayer(_Requantized):
         if self.quantizer is not None:
             self.quantizer.fold(self.weight)
 
-    def convolve(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution alone, without a promise of exactness."""
-        return functional.conv2d(values, weight, bias, self.stride, self.padding)
+    def convolve(self, values: Tensor, weight: Tensor, bias: Tensor | None, *,
+                 around: float = 0.0) -> Tensor:
+        """The convolution alone, without a promise of exactness; ``around`` is the padding."""
+        top, bottom, left, right = self.padding
+        if around or top != bottom or left != right:
+            values = functional.pad(values, (left, right, top, bottom), value=around)
+            top = left = 0
+        return functional.conv2d(values, weight, bias, self.stride, (top, left),
+                                 groups=self.groups)
 
     def accumulate(self, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The convolution of quantized values; exact where no gradients are wanted.

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["concatenated", "convolution", "dropout_share", "flattens", "operands"]
+__all__ = ["Padding", "concatenated", "convolution", "dropout_share", "flattens", "operands",
+           "zero_padding"]
 
 Shape = tuple[int, int, int]
 """Channels, rows, columns."""
+
+Padding = tuple[int, int, int, int]
+"""Rows above and below, columns left and right."""
 
 
 def flattens(what: object, node: fx.Node, module: nn.Module | None, shape: Shape,
@@ -67,8 +71,27 @@ def concatenated(node: fx.Node) -> tuple[list[Any], Any]:
     return list(maps) if isinstance(maps, (tuple, list)) else [maps], dimension
 
 
-def convolution(module: nn.Conv2d, shape: Shape | None) -> tuple[
-        list[str], tuple[int, int], tuple[int, int]]:
+def zero_padding(node: fx.Node, module: nn.Module | None) -> tuple[list[str], Padding]:
+    """What is wrong with a ``pad`` or ``ZeroPad2d``, and the rows and columns of zeros it adds."""
+    if isinstance(module, (nn.ZeroPad2d, nn.ConstantPad2d)):
+        amounts: Any = module.padding
+        mode, value = "constant", float(getattr(module, "value", 0))
+    else:
+        values: dict[str, Any] = {"pad": (), "mode": "constant", "value": None, **dict(zip(
+            ("pad", "mode", "value"), node.args[1:], strict=False)), **node.kwargs}
+        amounts, mode, value = values["pad"], values["mode"], values["value"] or 0
+    if not isinstance(amounts, (tuple, list)) or not all(type(n) is int for n in amounts):
+        return ["the amounts must be integers"], (0, 0, 0, 0)
+    left, right, top, bottom = (*amounts, 0, 0, 0, 0)[:4]
+    problems = [why for wrong, why in (
+        (mode != "constant" or value != 0, "padding must be with zeros"),
+        (any(amounts[4:]) or min(left, right, top, bottom) < 0,
+         "only rows and columns can be padded, by 0 or more")) if wrong]
+    return problems, (top, bottom, left, right)
+
+
+def convolution(module: nn.Conv2d, shape: Shape | None, before: Padding = (0, 0, 0, 0)) -> tuple[
+        list[str], Padding, tuple[int, int]]:
     """What is wrong with a convolution, its padding, and rows and columns of its result.
 
     Parameters
@@ -76,34 +99,36 @@ def convolution(module: nn.Conv2d, shape: Shape | None) -> tuple[
     module : nn.Conv2d
         Any.
     shape : tuple, optional
-        Of the map in front of it; None: not known.
+        Of the map in front of it and of the zeros around that; None: not known.
+    before : tuple
+        Zeros that were put around the map.
 
     >>> convolution(nn.Conv2d(3, 8, 3, padding="same", groups=1), (3, 9, 5))
-    ([], (1, 1), (9, 5))
+    ([], (1, 1, 1, 1), (9, 5))
     """
     kernel, padding, problems = module.kernel_size, module.padding, []
-    if isinstance(padding, str):
+    if padding == "same":
         # PyTorch pads an even kernel by one more at the far end.
-        if padding == "same" and not all(dilation * (size - 1) % 2 == 0 for dilation, size in zip(
-                module.dilation, kernel, strict=True)):
-            problems.append("padding 'same' of an even kernel is not supported: give numbers")
-        padding = ((kernel[0] // 2, kernel[1] // 2) if padding == "same" else (0, 0))
-    rows, columns = padding
-    height, width = shape[1:] if shape is not None else (kernel[0], kernel[1])
-    channels = shape[0] if shape is not None else module.in_channels
-    same = module.padding == "same"
+        spare = [dilation * (size - 1) for dilation, size in zip(module.dilation, kernel,
+                                                                 strict=True)]
+        own = (spare[0] // 2, -(-spare[0] // 2), spare[1] // 2, -(-spare[1] // 2))
+    else:
+        rows, columns = (0, 0) if isinstance(padding, str) else padding
+        own = (rows, rows, columns, columns)
+    top, bottom, left, right = (mine + given for mine, given in zip(own, before, strict=True))
+    channels, height, width = shape or (module.in_channels, *kernel)
     problems += [why for wrong, why in (
-        (module.groups != 1, f"groups must be 1, not {module.groups}"),
         (module.dilation != (1, 1), f"dilation must be 1, not {module.dilation}"),
-        (module.padding_mode != "zeros" and (rows or columns),
+        (module.padding_mode != "zeros" and any(own),
          f"padding must be with zeros, not {module.padding_mode}"),
-        (rows >= kernel[0] or columns >= kernel[1],
-         f"padding {rows, columns} must be less than the kernel {kernel}"),
+        (max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1],
+         f"padding (top {top}, bottom {bottom}, left {left}, right {right}) must be less than the "
+         f"kernel {kernel}"),
         (module.in_channels != channels,
          f"it takes {module.in_channels} channels, but its input has {channels}"),
     ) if wrong]
-    size = [(extent + 2 * pad - dilation * (side - 1) - 1) // stride + 1
+    size = [(extent + pad - dilation * (side - 1) - 1) // stride + 1
             for extent, pad, side, stride, dilation in zip(
-                (height, width), (rows, columns), kernel, module.stride, module.dilation,
-                strict=True)]
-    return problems, (rows, columns), (height, width) if same else (size[0], size[1])
+                (height, width), (own[0] + own[1], own[2] + own[3]), kernel, module.stride,
+                module.dilation, strict=True)]
+    return problems, (top, bottom, left, right), (size[0], size[1])

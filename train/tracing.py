@@ -18,7 +18,15 @@ from flightrtl.model import INPUT, TensorType
 from flightrtl.rules import LIMITS
 
 from .pooling import POOLINGS, pooling
-from .spelling import concatenated, convolution, dropout_share, flattens, operands
+from .spelling import (
+    Padding,
+    concatenated,
+    convolution,
+    dropout_share,
+    flattens,
+    operands,
+    zero_padding,
+)
 from .unsupported import PASSING, hint
 
 __all__ = ["ConversionError", "TracedLayer", "Tracer"]
@@ -27,13 +35,14 @@ _RELUS = {nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _CONCATS = {torch.cat, torch.concat, torch.concatenate}
 _FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape}
+_PADS = {nn.ZeroPad2d, nn.ConstantPad2d, functional.pad}
 _SAME = {nn.Identity, "contiguous"}
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     nn.Dropout: nn.Dropout, functional.dropout: nn.Dropout,
     nn.Dropout2d: nn.Dropout2d, functional.dropout2d: nn.Dropout2d}
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-_KNOWN: set[Any] = {nn.Conv2d, nn.Linear, *_NORMS, *_RELUS, *_ADDS, *_CONCATS, *_FLATTENS, *_SAME,
-                    *_DROPOUTS, *POOLINGS}
+_KNOWN: set[Any] = {nn.Conv2d, nn.Linear, *_NORMS, *_RELUS, *_ADDS, *_CONCATS, *_FLATTENS, *_PADS,
+                    *_SAME, *_DROPOUTS, *POOLINGS}
 _SIZES = {"size", "dim"}
 
 
@@ -64,7 +73,9 @@ class TracedLayer:
     module: nn.Module | None = None
     norm: nn.BatchNorm2d | nn.BatchNorm1d | None = None
     relu: bool = False
-    window: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
+    window: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))    # of a pooling, and stride
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
 
 
 class Tracer:
@@ -95,6 +106,7 @@ class Tracer:
         self.reserved = {_clean(name) for name in self.modules}
         self.values: dict[fx.Node, str] = {}      # by which layer a node's value is made
         self.flat: set[fx.Node] = set()           # values without rows and columns
+        self.padded: dict[fx.Node, Padding] = {}  # values with zeros around them
         self.numbers: set[fx.Node] = set()        # sizes of tensors
         for node in self.graph.nodes:
             if node.op == "call_method" and node.target in _SIZES or (
@@ -151,6 +163,8 @@ class Tracer:
             return ""
         if result not in self.values:
             return ""
+        if result in self.padded:
+            self.problems.append("its result has zeros around it: leave them out")
         name = self.values[result]
         layer = self.layers.get(name)
         if layer is None or layer.kind not in ("conv", "dense") or layer.relu:
@@ -176,6 +190,8 @@ class Tracer:
             self._once(node, module)
         known = [source for source in sources if source in self.values]
         before = known[0] if known and not (set(sources) - set(known) - self.numbers) else None
+        if what not in (nn.Conv2d, *_PADS, *_SAME) and self.padded.keys() & set(sources):
+            self._refuse(node, "zeros around a map must be followed by a convolution")
         if isinstance(module, nn.Conv2d):
             self._convolution(node, before, module)
         elif what in POOLINGS:
@@ -184,8 +200,8 @@ class Tracer:
             self._refuse(node, "has no running statistics: use track_running_stats=True")
         elif before is None:
             return
-        elif what in _SAME:
-            self._pass(node, before)
+        elif what in _SAME or what in _PADS:
+            self._pad(node, before, module)
         elif what in _FLATTENS:
             self._flatten(node, before, module)
         elif what in _RELUS or isinstance(module, _NORMS):
@@ -214,6 +230,22 @@ class Tracer:
         self.values[node] = self.values[before]
         if before in self.flat if flat is None else flat:
             self.flat.add(node)
+
+    def _pad(self, node: fx.Node, before: fx.Node, module: nn.Module | None) -> None:
+        """The same value, perhaps with (more) zeros around it."""
+        self._pass(node, before)
+        padding = self.padded.get(before, (0, 0, 0, 0))
+        if self._what(node) in _PADS:
+            if before in self.flat:
+                self._map(node, before)
+                return
+            problems, more = zero_padding(node, module)
+            for problem in problems:
+                self._refuse(node, problem)
+            padding = (padding[0] + more[0], padding[1] + more[1], padding[2] + more[2],
+                       padding[3] + more[3])
+        if any(padding):
+            self.padded[node] = padding
 
     def _add(self, node: fx.Node, layer: TracedLayer, *, flat: bool = False) -> None:
         """Note a layer under a name of its own."""
@@ -294,8 +326,11 @@ class Tracer:
             self._refuse(node, f"has {number} filters: at most {LIMITS.side} are supported")
 
     def _convolution(self, node: fx.Node, before: fx.Node | None, module: nn.Conv2d) -> None:
-        shape = None if before is None else self.shapes[self.values[before]]
-        problems, padding, size = convolution(module, shape)
+        shape = around = None if before is None else self.shapes[self.values[before]]
+        zeros = (0, 0, 0, 0) if before is None else self.padded.get(before, (0, 0, 0, 0))
+        if shape is not None:
+            around = shape[0], shape[1] + zeros[0] + zeros[1], shape[2] + zeros[2] + zeros[3]
+        problems, padding, size = convolution(module, around, zeros)
         for problem in problems:
             self._refuse(node, problem)
         self._filters(node, module.out_channels)
@@ -303,7 +338,7 @@ class Tracer:
             stride = module.stride[0], module.stride[1]
             self._add(node, TracedLayer("", "conv", (self.values[before],),
                                         (module.out_channels, *size), shape, module,
-                                        window=(stride, padding)))
+                                        stride=stride, padding=padding))
 
     def _linear(self, node: fx.Node, before: fx.Node, module: nn.Linear) -> None:
         shape = self.shapes[self.values[before]]

@@ -60,7 +60,8 @@ def _weighted(model: Model, layer: Convolution | Dense, values: Tensor) -> Tenso
     bits = signed_bits(low + int(layer.bias.min()), high + int(layer.bias.max()))
     exact = max(bits, layer.accumulator_bits(source.format)) <= 24
     dtype = torch.float32 if exact else torch.float64
-    result = functional.conv2d(values.to(dtype), weight.to(dtype), bias.to(dtype), stride)
+    result = functional.conv2d(values.to(dtype), weight.to(dtype), bias.to(dtype), stride,
+                               groups=layer.groups)
     return activation.quantize(result, layer.output, layer.output_scale).float()
 
 

@@ -91,7 +91,7 @@ class LayerEngine(wiring.Component):
         width = signed_bits(low, high)
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
-            simd=folding.simd, column=folding.column, passes=folded.passes,
+            simd=folding.simd, column=folding.column, passes=folded.group_passes,
             rows=folding.rows, register=register, format=source.format,
             pixels=folding.pixels, source_pixels=folded.source_pixels)
         self.weights = WeightBuffer(folded, register=register)
@@ -99,7 +99,7 @@ class LayerEngine(wiring.Component):
                              activation=source.format, term=folded.term,
                              pixels=folding.pixels, dsp=folding.dsp)
         self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
-                                         pixels=folding.pixels)
+                                         pixels=folding.pixels, groups=layer.groups)
         bias = layer.bias - filter_offsets(layer, folded.offsets)
         self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),
                                        shift=layer.shift.tolist(), output=layer.output,
@@ -122,8 +122,10 @@ class LayerEngine(wiring.Component):
         n, rows, columns = words.shape[:3]
         terms = folded.words_of_terms.reshape(folded.passes, folded.words, -1,
                                               folded.folding.simd)
-        pixels = words.reshape(-1, folded.words, folded.folding.simd)
-        sums = [self.array.compute(pixel, one_pass) for pixel in pixels for one_pass in terms]
+        parts = words.reshape(-1, layer.groups, folded.words, folded.folding.simd)
+        groups = np.repeat(np.arange(layer.groups), folded.group_passes)
+        sums = [self.array.compute(pixel[group], one_pass) for pixel in parts
+                for group, one_pass in zip(groups, terms, strict=True)]
         filters = self.scheduler.compute(np.array(sums).ravel().tolist())
         return self.requantizer.compute(filters).reshape(n, rows, columns, layer.filters)
 

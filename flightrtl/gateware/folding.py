@@ -13,18 +13,24 @@ from ..model import Convolution, Dense, TensorType
 from .linebuffer import Ring, window_ring
 from .processing import code_offsets
 
-__all__ = ["FoldedLayer", "Folding", "drain_program"]
+__all__ = ["FoldedLayer", "Folding", "drain_program", "slot_places"]
 
 
-def drain_program(k: Sequence[int], lanes: int) -> list[tuple[bool, bool]]:
+def drain_program(k: Sequence[int], lanes: int, groups: int = 1) -> list[tuple[bool, bool]]:
     """What the drain does for one output pixel, step by step: (takes a slot, ends a filter).
 
     Slots are packed without gaps, filter after filter; a filter with ``k = 0`` takes none and
-    ends at once. Lanes that are left over in the last pass are taken and add 0.
+    ends at once. Lanes that are left over in the last pass are taken and add 0. The filters of
+    each group of channels have passes of their own.
 
     >>> drain_program([2, 0, 1], lanes=2)
     [(True, False), (True, True), (False, True), (True, True), (True, False)]
     """
+    if groups > 1 and any(k):
+        size = len(k) // groups
+        parts = [drain_program(k[first:first + size], lanes) if any(k[first:first + size])
+                 else [(False, True)] * size for first in range(0, len(k), size)]
+        return [step for part in parts for step in part]
     steps = []
     for terms in k:
         steps += [(True, False)] * (terms - 1) + [(terms > 0, True)]
@@ -32,15 +38,31 @@ def drain_program(k: Sequence[int], lanes: int) -> list[tuple[bool, bool]]:
     return steps + [(True, False)] * (max(1, -(-taken // lanes)) * lanes - taken)
 
 
+def slot_places(group_slots: Sequence[int], lanes: int) -> IntArray:
+    """Where each slot lies in the passes: pass times ``lanes`` plus lane.
+
+    >>> slot_places([3, 1], lanes=2).tolist()
+    [0, 1, 2, 4]
+    """
+    places: list[int] = []
+    first = 0
+    for slots in group_slots:
+        places += range(first, first + slots)
+        first += -(-slots // lanes) * lanes
+    return np.array(places, np.int64)
+
+
 @lru_cache(maxsize=1 << 16)      # the planner asks for every folding of a layer
-def _cycles_per_pixel(k: tuple[int, ...], lanes: int, words: int) -> int:
+def _cycles_per_pixel(k: tuple[int, ...], lanes: int, words: int, groups: int) -> int:
     if 0 not in k and lanes + 1 <= words:
-        return max(1, -(-sum(k) // lanes)) * words
+        size = len(k) // groups
+        return words * sum(-(-sum(k[first:first + size]) // lanes)
+                           for first in range(0, len(k), size))
     loaded = step = start = 0
     last_take = -1
     for _ in range(4):  # pixels; the pattern repeats after the first
         start, taken = loaded, 0
-        for number, (takes, _) in enumerate(drain_program(k, lanes)):
+        for number, (takes, _) in enumerate(drain_program(k, lanes, groups)):
             # A pixel starts with its first pass, even where that is for pruned filters.
             if number == 0 or (takes and taken and taken % lanes == 0):
                 # A pass ends no earlier than the chain is empty.
@@ -64,8 +86,8 @@ class Folding:
         Inputs that each lane takes per cycle, ``S``.
     column : bool
         Which inputs share a cycle. False: ``S`` channels of one pixel (``S`` divides the
-        channels). True: a column of the kernel, ``S / kernel_height`` channels of each of
-        its pixels.
+        channels, those of a group if there are several). True: a column of the kernel, ``S /
+        kernel_height`` channels of each of its pixels.
     rows : int
         Image rows that the line buffer holds at least; 0 for as many as the kernel needs. More
         rows keep a layer and the one before it from waiting for each other.
@@ -133,7 +155,8 @@ class FoldedLayer:
             legal = [rows * n for n in range(1, channels + 1) if channels % n == 0]
             raise ValueError(
                 f"layer {self.layer.name!r}: simd={folding.simd} does not fit {channels} input "
-                f"channels{' by kernel columns' if folding.column else ''}; it may be one of "
+                f"channels{' of a group' if self.layer.groups > 1 else ''}"
+                f"{' by kernel columns' if folding.column else ''}; it may be one of "
                 f"{', '.join(map(str, legal))}")
         columns = self.layer.output_shape(self.source.shape)[1]
         if columns % folding.pixels:
@@ -160,7 +183,7 @@ class FoldedLayer:
 
     @property
     def channels(self) -> int:
-        """Input channels."""
+        """Input channels of a filter."""
         return self.layer.channels
 
     @property
@@ -178,20 +201,28 @@ class FoldedLayer:
             bits=self.source.format.bits, pixels=folding.pixels,
             source_pixels=self.source_pixels)
 
+    @cached_property
+    def group_passes(self) -> tuple[int, ...]:
+        """Passes over each group's part of the window for each output pixel: one at least."""
+        slots = self.layer.group_slots
+        if not any(slots):
+            return (1, *[0] * (len(slots) - 1))
+        return tuple(-(-count // self.folding.lanes) for count in slots)
+
     @property
     def passes(self) -> int:
-        """Passes over the window for each output pixel."""
-        return max(1, -(-self.layer.slots // self.folding.lanes))
+        """Passes for each output pixel."""
+        return sum(self.group_passes)
 
     @property
     def words(self) -> int:
-        """Words of ``simd`` inputs in a window: cycles of a pass that nothing holds up."""
+        """Words of ``simd`` inputs in a pass: cycles that it takes if nothing holds it up."""
         return self.layer.taps // self.folding.simd
 
     @cached_property
     def drain_program(self) -> list[tuple[bool, bool]]:
         """The drain's steps for one pixel, see :func:`drain_program`."""
-        return drain_program(self.layer.k, self.folding.lanes)
+        return drain_program(self.layer.k, self.folding.lanes, self.layer.groups)
 
     @property
     def cycles_per_pixel(self) -> int:
@@ -201,7 +232,7 @@ class FoldedLayer:
         pruned filters this is ``passes * max(words, lanes + 1)``. A pruned filter's step counts
         only where the drain, not the array, sets the pace.
         """
-        return _cycles_per_pixel(self.layer.k, self.folding.lanes, self.words)
+        return _cycles_per_pixel(self.layer.k, self.folding.lanes, self.words, self.layer.groups)
 
     @property
     def pixels(self) -> int:
@@ -241,13 +272,14 @@ class FoldedLayer:
     def words_of_terms(self) -> IntArray:
         """Codes in the order of the hardware, (passes * words, lanes, simd).
 
-        Lanes that have no slot in the last pass hold zeros: no terms, or some weight or other.
+        Lanes that have no slot in the last pass of a group hold zeros: no terms, or some weight
+        or other.
         """
         layer, folding = self.layer, self.folding
         height, width = self.kernel
         rows, per_row = self.rows, folding.simd // self.rows
         slots = np.zeros((self.passes * folding.lanes, *layer.terms.shape[1:]), np.int64)
-        slots[:layer.slots] = layer.terms
+        slots[slot_places(layer.group_slots, folding.lanes)] = layer.terms
         # (slot, row group, row in column, column, channel word, channel) -> words x simd
         split = slots.reshape(len(slots), height // rows, rows, width, -1, per_row)
         words = split.transpose(0, 1, 3, 4, 2, 5).reshape(

@@ -74,7 +74,7 @@ class FramedLayer:
     Raises
     ------
     ValueError
-        If ``simd`` does not divide the channels.
+        If ``simd`` does not divide the channels, or the layer has groups of channels.
     """
 
     layer: Convolution | Dense
@@ -84,6 +84,9 @@ class FramedLayer:
 
     def __post_init__(self) -> None:
         channels = self.layer.channels
+        if self.layer.groups > 1:
+            raise ValueError(f"layer {self.layer.name!r}: it has {self.layer.groups} groups of "
+                             "channels, and a frame engine takes all channels: use a Folding")
         if channels % self.framed.simd:
             legal = [n for n in range(1, channels + 1) if channels % n == 0]
             raise ValueError(

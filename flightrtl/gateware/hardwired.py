@@ -111,7 +111,7 @@ class HardwiredLayer(wiring.Component):
         if not isinstance(layer, (Convolution, Dense)):
             raise TypeError(f"layer must be a Convolution or Dense, not {layer!r}")
         self.layer, self.source = layer, source
-        self.channels = _integer(channels, "channels", 0, 1 << 12) or layer.channels
+        self.channels = _integer(channels, "channels", 0, 1 << 12) or layer.source_channels
         self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
         self.filters = _integer(filters, "filters", 0, 1 << 12) or layer.filters
         width = layer.output_shape(source.shape)[1]
@@ -119,14 +119,14 @@ class HardwiredLayer(wiring.Component):
             raise ValueError(f"layer {layer.name!r}: filters={filters} must divide its "
                              f"{layer.filters} filters, and pixels={pixels} the {width} columns of "
                              "its result")
-        weights = layer.weights.reshape(layer.filters, -1)
+        weights = layer.dense_weights.reshape(layer.filters, -1)
         graph = graph or _graph(weights.tobytes(), weights.dtype.str, weights.shape, source.format)
         if (graph.format != source.format or graph.weights.shape != weights.shape
                 or (graph.weights != weights).any()):
             raise ValueError(f"layer {layer.name!r}: the graph computes other weights or takes "
                              "other activations: leave it out, or make it with shift_add")
         self.buffer = StreamBuffer(map_shape(source.format, channels=self.channels))
-        self.gatherer = ChannelGatherer(source.format, channels=layer.channels,
+        self.gatherer = ChannelGatherer(source.format, channels=layer.source_channels,
                                         source=self.channels)
         self.window = PixelWindow(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
                                   padding=layer.padding, format=source.format)

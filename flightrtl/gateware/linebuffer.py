@@ -235,8 +235,10 @@ class WindowReader(wiring.Component):
     ----------
     shape : (int, int, int)
         Image height, width, channels.
-    kernel, stride, padding, column, passes
+    kernel, stride, padding, column
         As in :class:`~flightrtl.gateware.window.SlidingWindow`.
+    passes : sequence of int
+        For each group of channels; one of them at least is not 0.
     chunk : int
         Activations in a memory word.
     output : (int, int)
@@ -254,6 +256,11 @@ class WindowReader(wiring.Component):
         The memory's register takes a word.
     row_written : In(1)
         A row of the image is complete.
+    groups_on : In
+        How many groups of channels the next pass is further on, at the end of a pass that is not
+        its window's last: entry by entry of :attr:`moves`.
+    pass_done : Out(1)
+        A pass ends.
     valid : Out(1)
         There is a word to take; with
     columns, slot : Out
@@ -271,6 +278,8 @@ class WindowReader(wiring.Component):
 
     fetch: Signal
     row_written: Signal
+    groups_on: Signal
+    pass_done: Signal
     valid: Signal
     last: Signal
     inside: Signal
@@ -282,16 +291,22 @@ class WindowReader(wiring.Component):
 
     def __init__(self, *, shape: tuple[int, ...], kernel: tuple[int, ...],
                  stride: tuple[int, ...], padding: tuple[int, ...], column: bool, chunk: int,
-                 passes: int, output: tuple[int, int], pixels: int, steps: Sequence[RowStep],
-                 ring: Ring) -> None:
+                 passes: Sequence[int], output: tuple[int, int], pixels: int,
+                 steps: Sequence[RowStep], ring: Ring) -> None:
         self._shape, self._kernel, self._stride, self._padding = shape, kernel, stride, padding
-        self._by_column, self._passes, self._output = column, passes, output
+        self._by_column, self._passes, self._output = column, sum(passes), output
         self._steps, self._ring, self._pixels = list(steps), ring, pixels
         self._per_pixel = shape[2] // chunk
+        self._per_group = self._per_pixel // len(passes)
+        groups = [group for group, count in enumerate(passes) for _ in range(count)]
+        self._first, self._last = groups[0], groups[-1]
+        self.moves = [after - before for before, after in zip(groups, groups[1:], strict=False)]
+        """Groups from each pass of a window to the next one."""
         lanes = kernel[0] if column else 1
         self._address_bits = exact_log2(ring.pitch)
         super().__init__({
             "fetch": In(1), "row_written": In(1),
+            "groups_on": In(range(max(self.moves, default=0) + 1)), "pass_done": Out(1),
             "valid": Out(1), "last": Out(1), "inside": Out(pixels), "real": Out(lanes),
             "columns": Out(self._address_bits * ring.lanes), "lane": Out(range(ring.lanes)),
             "slot": Out(exact_log2(ring.rows)), "released": Out(range(ring.rows + 1)),
@@ -299,8 +314,8 @@ class WindowReader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        steps, per_pixel = self._steps, self._per_pixel
-        run = self._kernel[1] * per_pixel  # words of a kernel row, at addresses in sequence
+        steps = self._steps
+        run = self._kernel[1] * self._per_group     # words of a kernel row
         kernel_rows = 1 if self._by_column else self._kernel[0]
 
         go = Signal()
@@ -327,7 +342,7 @@ class WindowReader(wiring.Component):
             inner = ends
         run_wraps, pass_ends, window_ends, row_ends, image_ends = wraps
         _, kernel_row, _, _, row = loops
-        m.d.comb += self.last.eq(pass_ends)
+        m.d.comb += [self.last.eq(pass_ends), self.pass_done.eq(pass_ends)]
 
         # Complete rows beyond those that this row of windows needs: negative means wait.
         rows = self._ring.rows
@@ -352,7 +367,7 @@ class WindowReader(wiring.Component):
         m.d.sync += slack.eq(Mux(row_ends, slack + self.row_written - less,
                                  slack + self.row_written))
 
-        self._walk_columns(m, go, run_wraps, window_ends, row_ends)
+        self._walk_columns(m, go, run_wraps, pass_ends, window_ends, row_ends)
 
         # Rows: the ring's slot of the kernel row, modulo the ring's size.
         base = Signal.like(self.slot, init=-self._padding[0] % self._ring.rows)
@@ -374,20 +389,34 @@ class WindowReader(wiring.Component):
             m.d.comb += self.real.eq(real.bit_select(kernel_row, 1))
         return m
 
-    def _walk_columns(self, m: Module, go: Signal, run_wraps: Signal, window_ends: Signal,
-                      row_ends: Signal) -> None:
-        """Where in a row the word lies: a run starts at the left edge, perhaps in the padding."""
-        per_pixel, width = self._per_pixel, self._shape[1]
+    def _walk_columns(self, m: Module, go: Signal, *ends: Signal) -> None:
+        """Where in a row the word lies: a run starts at the left edge, perhaps in the padding.
+
+        With several groups of channels, a pixel's words are those of the first group, then those
+        of the next, and so on.
+        """
+        per_pixel, per_group, width = self._per_pixel, self._per_group, self._shape[1]
+        start, back = self._first * per_group, (self._last - self._first) * per_group
         stride, lanes = self._stride[1] * self._pixels, self._ring.lanes
         left = -self._padding[2]
         # Words from the row's start, as if one memory had them all: what lies on the image.
-        farthest = (width + self._padding[3] + stride) * per_pixel
+        farthest = (width + self._padding[3] + stride) * per_pixel + back
         column = Signal(signed(signed_bits(left * per_pixel, farthest)), name="column",
-                        init=left * per_pixel)
+                        init=left * per_pixel + start)
         edge = Signal.like(column, name="edge")
         following = Signal.like(column, name="following")
-        m.d.comb += following.eq(edge + stride * per_pixel)
-        self._walk(m, column, edge, following, go, run_wraps, window_ends, row_ends, column + 1)
+        m.d.comb += following.eq(edge + stride * per_pixel - back)
+        pixel_ends = Signal()
+        if per_group == 1:
+            m.d.comb += pixel_ends.eq(1)
+        elif lanes > 1 or per_group < per_pixel:
+            number = Signal(range(per_group))
+            m.d.comb += pixel_ends.eq(number == per_group - 1)
+            with m.If(go):
+                m.d.sync += number.eq(Mux(pixel_ends, 0, number + 1))
+        skip = per_pixel - per_group        # the words of the other groups
+        onward = Mux(pixel_ends, column + skip + 1, column + 1) if skip else column + 1
+        self._walk(m, column, edge, following, onward, go, *ends, per_group=per_group)
         for pixel in range(self._pixels):
             ahead = pixel * self._stride[1] * per_pixel
             m.d.comb += self.inside[pixel].eq((column >= -ahead)
@@ -398,7 +427,7 @@ class WindowReader(wiring.Component):
 
         # The same in one of several memories: a place there, and which one it is.
         place = Signal(signed(max(column.shape().width, self._address_bits + 1)), name="place",
-                       init=(left // lanes) * per_pixel)
+                       init=(left // lanes) * per_pixel + start)
         lane = Signal(range(lanes), name="lane_now", init=left % lanes)
         first = Signal.like(place, name="place_at_edge")
         first_lane = Signal.like(lane, name="lane_at_edge")
@@ -408,22 +437,15 @@ class WindowReader(wiring.Component):
         m.d.comb += [
             turns.eq(first_lane >= lanes - rest if rest else 0),
             next_lane.eq(Mux(turns, first_lane - (lanes - rest), first_lane + rest)),
-            next_first.eq(first + whole * per_pixel + Mux(turns, per_pixel, 0)),
+            next_first.eq(first + whole * per_pixel + Mux(turns, per_pixel, 0) - back),
         ]
-        pixel_ends = Signal()
-        if per_pixel == 1:
-            m.d.comb += pixel_ends.eq(1)
-        else:
-            number = Signal(range(per_pixel))
-            m.d.comb += pixel_ends.eq(number == per_pixel - 1)
-            with m.If(go):
-                m.d.sync += number.eq(Mux(pixel_ends, 0, number + 1))
         leaves = Signal()       # for the first memory, where the next words of pixels lie
         m.d.comb += leaves.eq(lane == lanes - 1)
-        onward = Mux(pixel_ends & ~leaves, place - (per_pixel - 1), place + 1)
-        self._walk(m, place, first, next_first, go, run_wraps, window_ends, row_ends, onward)
-        self._walk(m, lane, first_lane, next_lane, go, run_wraps, window_ends, row_ends,
-                   Mux(pixel_ends, Mux(leaves, 0, lane + 1), lane))
+        onward = Mux(pixel_ends & leaves, place + skip + 1, place + 1) if skip else place + 1
+        onward = Mux(pixel_ends & ~leaves, place - (per_group - 1), onward)
+        self._walk(m, place, first, next_first, onward, go, *ends, per_group=per_group)
+        self._walk(m, lane, first_lane, next_lane,
+                   Mux(pixel_ends, Mux(leaves, 0, lane + 1), lane), go, *ends)
         m.d.comb += self.lane.eq(lane)
         # Windows further right may already be in the next word of pixels.
         later = Signal(self._address_bits, name="later")
@@ -432,14 +454,22 @@ class WindowReader(wiring.Component):
             m.d.comb += self.columns.word_select(memory, self._address_bits).eq(
                 Mux(lane > memory, later, place[:self._address_bits]))
 
-    @staticmethod
-    def _walk(m: Module, now: Signal, edge: Signal, following: Signal, go: Signal,
-              run_wraps: Signal, window_ends: Signal, row_ends: Signal, onward: Value) -> None:
-        """A coordinate that goes on with each word and back to the window's edge after a run."""
+    def _walk(self, m: Module, now: Signal, edge: Signal, following: Signal, onward: Value,
+              go: Signal, run_wraps: Signal, pass_ends: Signal, window_ends: Signal,
+              row_ends: Signal, *, per_group: int = 0) -> None:
+        """A coordinate that goes on with each word and back to the window's edge after a run.
+
+        The edge is that of a group of channels: with ``per_group``, passes move it.
+        """
         with m.If(go):
             m.d.sync += now.eq(onward)
         with m.If(run_wraps):
             m.d.sync += now.eq(edge)
+        if per_group and any(self.moves):
+            moved = Signal.like(edge, name=f"{edge.name}_moved")
+            m.d.comb += moved.eq(edge + self.groups_on * per_group)
+            with m.If(pass_ends):
+                m.d.sync += [edge.eq(moved), now.eq(moved)]
         with m.If(window_ends):
             m.d.sync += [edge.eq(following), now.eq(following)]
         with m.If(row_ends):

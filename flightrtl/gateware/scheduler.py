@@ -11,7 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import IntArray, _integer
-from .folding import drain_program
+from .folding import drain_program, slot_places
 from .mapstream import map_values, vector
 from .weights import RomStream
 
@@ -23,7 +23,8 @@ class FilterScheduler(wiring.Component):
 
     The packing is static: filter ``i`` takes ``k[i]`` consecutive slots, and slot ``s`` runs on
     lane ``s mod lanes`` in pass ``s div lanes``. A layer so takes ``ceil(sum(k) / lanes)``
-    passes whatever the mix of ``k``, filters straddle passes, and this component, reading the
+    passes whatever the mix of ``k`` (with several groups of channels, as many for each group's
+    slots), filters straddle passes, and this component, reading the
     slots in order, needs one adder and the list of where filters end.
 
     Cost: an adder and two registers of ``width`` bits for each pixel, and one ROM of a few bits
@@ -44,6 +45,8 @@ class FilterScheduler(wiring.Component):
         Bits of a sum. Sums are modulo ``2**width``.
     pixels : int
         Pixels side by side, each with its own adder.
+    groups : int
+        Groups of channels, which divide the filters; passes are of one group.
 
     Members
     -------
@@ -56,14 +59,18 @@ class FilterScheduler(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, *, k: Sequence[int], lanes: int, width: int, pixels: int = 1) -> None:
+    def __init__(self, *, k: Sequence[int], lanes: int, width: int, pixels: int = 1,
+                 groups: int = 1) -> None:
         self.k = tuple(_integer(terms, "k", 0, 64) for terms in k)
         if not self.k:
             raise ValueError("k must name at least one filter")
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
         self.width = _integer(width, "width", 1, 64)
         self.pixels = _integer(pixels, "pixels", 1, 1 << 12)
-        self.program = drain_program(self.k, self.lanes)
+        self.groups = _integer(groups, "groups", 1, 1 << 16)
+        if len(self.k) % groups:
+            raise ValueError(f"groups={groups} must divide the {len(self.k)} filters")
+        self.program = drain_program(self.k, self.lanes, self.groups)
         # Filters with k = 0 before the first slot wait for it, without taking it: otherwise the
         # constants of an image would leave before it arrives.
         leading = next(n for n, (takes, _) in enumerate(self.program) if takes)
@@ -78,9 +85,10 @@ class FilterScheduler(wiring.Component):
     def compute(self, sums: Sequence[int]) -> IntArray:
         """Filter sums, (pixels, filters), of a whole number of pixels' slot sums."""
         slots = np.asarray(sums, np.int64).reshape(-1, self.passes * self.lanes)
-        ends = np.cumsum(self.k)
-        total = np.concatenate([np.zeros((len(slots), 1), np.int64), slots.cumsum(axis=1)], axis=1)
-        filters = total[:, ends] - total[:, ends - np.array(self.k)]
+        places = slot_places(np.reshape(self.k, (self.groups, -1)).sum(axis=1).tolist(), self.lanes)
+        owners = np.repeat(np.arange(len(self.k)), self.k)
+        filters = np.zeros((len(slots), len(self.k)), np.int64)
+        np.add.at(filters.T, owners, slots[:, places].T)
         half = 1 << (self.width - 1)
         return ((filters + half) & (2 * half - 1)) - half
 

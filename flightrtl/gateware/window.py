@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from ..formats import ActivationFormat, IntArray, _integer
 from .linebuffer import RowWriter, WindowReader, row_steps, window_ring
 from .mapstream import map_shape
 from .pe import activation_shape
+from .weights import RomStream
 
 __all__ = ["SlidingWindow"]
 
 
 class SlidingWindow(wiring.Component):
     """Windows of an image that arrives pixel by pixel, each replayed ``passes`` times.
+
+    Of a grouped convolution's channels, a pass has those of one group.
 
     The buffer is a ring of image rows in block RAM. Windows of one row of output are read while
     the rows below it are still arriving, and a new image may follow the last without a gap.
@@ -51,8 +55,10 @@ class SlidingWindow(wiring.Component):
         False: a word is ``simd`` channels of a pixel, and words come by kernel row, kernel
         column, channel. True: a word is ``simd / kernel_height`` channels of each pixel of a
         kernel column (upper pixel in the lower bits), and words come by kernel column, channel.
-    passes : int
-        How often each window is replayed before the next one.
+    passes : int or sequence of int
+        How often each window is replayed before the next one. Several numbers are for as many
+        groups of channels: the first group's part of the window is replayed so many times, then
+        that of the second, and so on; a group with 0 passes is left out.
     rows : int
         Image rows that the buffer holds at least; 0 for as many as the kernel needs.
     register : bool
@@ -81,7 +87,7 @@ class SlidingWindow(wiring.Component):
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int], simd: int,
                  stride: tuple[int, int] = (1, 1),
                  padding: tuple[int, int, int, int] = (0, 0, 0, 0), column: bool = False,
-                 passes: int = 1, rows: int = 0, register: bool = False,
+                 passes: int | Sequence[int] = 1, rows: int = 0, register: bool = False,
                  format: ActivationFormat = ActivationFormat(), pixels: int = 1,
                  source_pixels: int = 1) -> None:
         self.shape = tuple(_integer(n, "shape", 1, 1 << 16) for n in shape)
@@ -89,7 +95,10 @@ class SlidingWindow(wiring.Component):
         self.stride = tuple(_integer(n, "stride", 1, 1 << 16) for n in stride)
         self.padding = tuple(_integer(n, "padding", 0, 1 << 16) for n in padding)
         self.simd = _integer(simd, "simd", 1, 1 << 16)
-        self.passes = _integer(passes, "passes", 1, 1 << 32)
+        least, given = (0, passes) if isinstance(passes, Sequence) else (1, (passes,))
+        self.group_passes = tuple(_integer(number, "passes", least, 1 << 32) for number in given)
+        """Of each group of channels."""
+        self.passes = _integer(sum(self.group_passes), "the sum of passes", 1, 1 << 32)
         _integer(rows, "rows", 0, 1 << 16)
         self.column = column
         self.register = register
@@ -102,8 +111,13 @@ class SlidingWindow(wiring.Component):
         if max(top, bottom) >= self.kernel[0] or max(left, right) >= self.kernel[1]:
             raise ValueError(f"padding {self.padding} must be less than the kernel {self.kernel}")
         lanes = self.kernel[0] if column else 1
-        if self.simd % lanes or channels % (self.simd // lanes):
-            raise ValueError(f"simd={simd} must divide the {channels} channels"
+        groups = len(self.group_passes)
+        if channels % groups:
+            raise ValueError(f"the {channels} channels must be divisible into as many groups as "
+                             f"there are numbers of passes, {groups}")
+        if self.simd % lanes or channels // groups % (self.simd // lanes):
+            raise ValueError(f"simd={simd} must divide the {channels // groups} channels"
+                             f"{' of a group' if groups > 1 else ''}"
                              f"{f' times {lanes} kernel rows' if column else ''}")
         self.chunk = self.simd // lanes
         """Channels of one pixel in a word."""
@@ -140,12 +154,12 @@ class SlidingWindow(wiring.Component):
     def words(self) -> int:
         """Words of one pass."""
         taps = self.kernel[0] * self.kernel[1] * self.shape[2]
-        return taps // self.simd
+        return taps // len(self.group_passes) // self.simd
 
     def compute(self, images: ArrayLike) -> IntArray:
         """Words of (n, height, width, channels) images: (n, rows, columns, words, simd).
 
-        The replays are left out.
+        The replays are left out; the words are those of all groups, one after the other.
         """
         top, bottom, left, right = self.padding
         padded = np.pad(np.asarray(images, np.int64),
@@ -155,8 +169,8 @@ class SlidingWindow(wiring.Component):
         n, rows, columns = windows.shape[:3]
         high = self.kernel[0] if self.column else 1
         split = windows.reshape(n, rows, columns, self.kernel[0] // high, high, self.kernel[1],
-                                -1, self.chunk)
-        return split.transpose(0, 1, 2, 3, 5, 6, 4, 7).reshape(n, rows, columns, -1, self.simd)
+                                len(self.group_passes), -1, self.chunk)
+        return split.transpose(0, 1, 2, 6, 3, 5, 7, 4, 8).reshape(n, rows, columns, -1, self.simd)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -165,8 +179,17 @@ class SlidingWindow(wiring.Component):
             per_pixel=self.per_pixel, width=self.shape[1], ring=self.ring)
         m.submodules.reader = reader = WindowReader(
             shape=self.shape, kernel=self.kernel, stride=self.stride, padding=self.padding,
-            column=self.column, chunk=self.chunk, passes=self.passes, output=self.output,
+            column=self.column, chunk=self.chunk, passes=self.group_passes, output=self.output,
             pixels=self.pixels, steps=self.steps, ring=self.ring)
+
+        # Which group each pass is of. There is always a word: it is read while rows arrive.
+        moves = reader.moves
+        if any(move != moves[0] for move in moves):
+            m.submodules.groups = groups = RomStream(reader.groups_on.shape(), [*moves, 0])
+            m.d.comb += [reader.groups_on.eq(groups.o.payload),
+                         groups.o.ready.eq(reader.pass_done)]
+        elif moves:
+            m.d.comb += reader.groups_on.eq(moves[0])
 
         # Rows that are complete and not yet released.
         used = Signal(range(self.ring.rows + 1))

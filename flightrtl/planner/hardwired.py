@@ -22,7 +22,7 @@ SERIALIZER_LUT4 = 6
 def loose_registers(layer: HardwiredLayer) -> int:
     """Flip-flops that follow another one or a memory: on iCE40 each takes a cell of its own."""
     graph = layer.sums.graph
-    taps = int((layer.layer.weights != 0).any(axis=0).sum())
+    taps = int((layer.layer.dense_weights != 0).any(axis=0).sum())
     passed = sum(width * (count - (node >= graph.inputs)) for node, (width, count) in enumerate(
         zip(graph.widths, graph.registers(layer.sums.stage), strict=True)) if count)
     return taps * layer.source.format.bits + passed
@@ -46,7 +46,7 @@ def hardwired_cost(layer: HardwiredLayer, family: str) -> Cost:
     lut4 = (ADDER_BIT_LUT4[family] * (graph.lut4 + totals)
             + SUBTRACTED_BIT_LUT4[family] * subtracted + outputs
             + CLAMP_LUT4 * weighted.filters + WINDOW_LUT4 + INPUT_BIT_LUT4 * bits)
-    taps = int((weighted.weights != 0).any(axis=0).sum())
+    taps = int((weighted.dense_weights != 0).any(axis=0).sum())
     ff = (graph.register_bits(layer.sums.stage) + graph.latency(layer.sums.stage) + totals + outputs
           + taps * form.bits + 2 * bits + 26)
     if layer.serializer is not None:
@@ -54,7 +54,7 @@ def hardwired_cost(layer: HardwiredLayer, family: str) -> Cost:
         ff += (2 * layer.pixels - 1) * outputs + SERIALIZER_LUT4
     brams = 0
     if weighted.kernel[0] > 1:
-        word = (weighted.kernel[0] - 1) * weighted.channels * form.bits
+        word = (weighted.kernel[0] - 1) * weighted.source_channels * form.bits
         cells, flip_flops, brams = memory_cells(family, layer.source.shape[1], word)
         # A block RAM has the register of the word that is read.
         lut4, ff = lut4 + cells, ff + flip_flops + (0 if brams else word)
