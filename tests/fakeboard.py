@@ -35,6 +35,10 @@ class FakeBoard:
         self._out = bytearray()
 
     @property
+    def cycles(self):
+        return round(self.seconds * self.clock_hz)
+
+    @property
     def asleep(self):
         return not self._out
 
@@ -46,7 +50,6 @@ class FakeBoard:
         if self.host_baud != self.baud:
             data = bytes(byte ^ 0x5A for byte in data)
         for content in self._decoder.feed(data):
-            self.taken += 1
             try:
                 request = Request.parse(content)
             except LinkError:
@@ -54,6 +57,7 @@ class FakeBoard:
             self.requests.append(request)
             for reply in self._replies(request, self.answer(request).encode()):
                 self._out += reply
+            self.taken += 1
 
     def run(self, cycles, *, stop=None):
         end = self.seconds + float(cycles / self.clock_hz)

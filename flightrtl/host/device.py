@@ -167,6 +167,9 @@ class Device:
         slower than its bit rate); it doubles with every try.
     first_tries : int
         The same for the first request, with which it is found out whether anybody is there.
+    sequence : int, optional
+        Number of the first request, for runs that can be repeated; another one for every process
+        by default.
     any_model : bool
         Take a device as it is, whatever its model: for :meth:`identify` and loading weights.
 
@@ -189,7 +192,8 @@ class Device:
 
     def __init__(self, port: Port, model: Model | str | os.PathLike[str] | None = None, *,
                  sha256: str | None = None, tries: int = TRIES, timeout: float | None = None,
-                 first_tries: int = 4, any_model: bool = False) -> None:
+                 first_tries: int = 4, sequence: int | None = None,
+                 any_model: bool = False) -> None:
         if tries < 1:
             raise UserError(f"tries must be 1 or more, not {tries}")
         if timeout is not None and not 0 < timeout <= 3600:
@@ -203,9 +207,10 @@ class Device:
         self._decoder = Decoder(limit=1 << 18)
         self._waiting: list[Reply] = []
         self._slowness = 1.0
+        self._busy_until = 0.0
         # Of a host that was here before, a reply may be on its way still: begin elsewhere. Once
         # the device, which answers in order, has told what it is, none can be.
-        self._sequence = os.getpid() & 0xFF
+        self._sequence = (os.getpid() if sequence is None else sequence - 1) & 0xFF
         started = port.now()
         try:
             self.identity = self.identify(min(tries, first_tries))
@@ -333,7 +338,8 @@ class Device:
         try:
             return parse(reply)
         except LinkError as error:
-            raise DeviceError(f"{error}, to a request of type {reply.type!r}",
+            asked = reply.type.name if isinstance(reply.type, Type) else reply.type
+            raise DeviceError(f"{error} ({asked})",
                               knob="is this the model that was built into the bitstream?") from None
 
     def ask(self, type: Type, body: bytes = b"", *, answer: int,
@@ -357,17 +363,19 @@ class Device:
             If no reply came. Errors of the line itself pass through.
         """
         self._sequence = (self._sequence + 1) % 256
+        if self.port.now() < self._busy_until:
+            self._reply(type, self._busy_until)
         wire = request(type, self._sequence, body)
         count = self.statistics
         count.requests += 1
-        # Every byte of the answer may be escaped.
-        patience = self.timeout or (
-            MARGIN + self._slowness * 10 * (len(wire) + 2 * answer) / self.port.baud)
+        on_line = self._slowness * 10 * (len(wire) + answer) / self.port.baud
+        waits = self._waits(len(wire), answer)
         tries = tries or self.tries
         for attempt in range(tries):
             count.sent += 1
             self.port.write(wire)
-            until = self.port.now() + patience
+            written = self.port.now()
+            until = written + waits[min(attempt, len(waits) - 1)]
             reply = self._reply(type, until)
             while reply is not None and reply.status == Status.BUSY:
                 # The answer to the image that it is busy with may be the one that is wanted.
@@ -375,18 +383,30 @@ class Device:
                 if reply is None:
                     reply = busy
                     break
-            if reply is not None and reply.status != Status.BUSY:
+            if reply is None:
+                count.timeouts += 1
+            elif reply.status != Status.BUSY:
                 count.answered += 1
+                # This may be the late answer to an earlier try, and the device still at the last.
+                self._busy_until = written + on_line + _PAUSE if attempt else 0.0
                 return reply
-            if reply is not None:
-                continue
-            count.timeouts += 1
-            patience *= 2 if attempt < 5 else 1
         count.failed += 1
         raise NoAnswer(f"no answer to request {count.requests} ({type.name}), which was sent "
                        f"{tries} times",
                        knob="try again, look at the cable, or at `identify --counters` for what "
                             "arrives at the board")
+
+    def _waits(self, request: int, answer: int) -> list[float]:
+        """Seconds to wait for an answer, for each try; sizes in bytes on the line."""
+        # Every byte of the answer may be escaped.
+        first = self.timeout or (
+            MARGIN + self._slowness * 10 * (request + 2 * answer) / self.port.baud)
+        return [first * 2 ** min(attempt, 5) for attempt in range(self.tries)]
+
+    def longest_wait(self) -> float:
+        """Seconds after which a request to classify has been answered or given up."""
+        assert self.frame is not None
+        return sum(self._waits(2 * self.frame.request_size, self.frame.answer_size)) + MARGIN
 
     def _reply(self, type: Type, until: float) -> Reply | None:
         """The reply to the request at hand, or None if it is not there in time."""

@@ -155,6 +155,10 @@ class SerialPort:
             self._port = serial.Serial(path, baud, timeout=_POLL, write_timeout=_WRITE,
                                        exclusive=True if os.name == "posix" else None)
             self._port.reset_input_buffer()
+            # Linux: an FTDI chip then keeps bytes back for 1 ms, and not for 16. Others have no
+            # such setting.
+            with suppress(AttributeError, ValueError):
+                self._port.set_low_latency_mode(True)
         except (OSError, ValueError) as error:     # SerialException is an OSError
             raise self._refused(error) from None
 

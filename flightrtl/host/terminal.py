@@ -97,7 +97,7 @@ def bar(value: int, leds: int, *, colour: bool = False) -> str:
     >>> bar(5, 4)
     '●○●○'
     """
-    on, off = ("\x1b[38;2;255;70;40m●\x1b[0m", "\x1b[38;2;90;90;90m●\x1b[0m") if colour else (
+    on, off = ("\x1b[38;2;255;70;40m●\x1b[0m", "\x1b[38;2;110;110;110m○\x1b[0m") if colour else (
         "●", "○")
     return "".join(on if value >> led & 1 else off for led in range(leds))
 
