@@ -49,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target-rate", metavar="N",
                         type=_number(float, 0.001, 1e12, "a rate in inferences per second"),
                         help="inferences per second that are enough (default: all that fit)")
-    parser.add_argument("--dataflow", choices=("mixed", "folded"), default="mixed",
-                        help="what suits each layer, or an engine for each (default: mixed)")
+    parser.add_argument("--dataflow", choices=("mixed", "folded", "frame"), default="mixed",
+                        help="what suits each layer; an engine for each; or one that reads each "
+                             "weight once per image (default: mixed)")
     parser.add_argument("--seeds", type=_number(int, 1, 1000, "a number of tries"), metavar="N",
                         help="place and route with N seeds and keep the fastest (default: one, "
                              "and up to three more while timing is only just missed)")

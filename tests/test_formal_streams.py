@@ -34,6 +34,7 @@ from flightrtl.gateware import (
     ConvolutionEngine,
     DenseEngine,
     FilterScheduler,
+    FlashReader,
     FoldedLayer,
     Folding,
     FrameBuffer,
@@ -371,6 +372,10 @@ CASES = {
                       "format": TWO_BITS}, patience=7, reach=14,
         unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.i.valid)", PAYLOAD),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+    "FlashReader": Case(
+        FlashReader, {"shape": 2, "count": 1, "rest": 1}, patience=104, reach=112,
+        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(full):", PAYLOAD),
+        waits=("self.o.valid.eq(full)", "self.o.valid.eq(full & self.o.ready)")),
     "FrameDrain": Case(
         FrameDrain, {"drain": [[(True, 0), (True, None)], [(True, 1), (False, 2)]], "pixels": 2,
                      "width": 2}, patience=4, reach=10,

@@ -19,6 +19,7 @@ from .buffer import StreamBuffer
 from .concat import ChannelConcat
 from .delayline import DelayLine
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
+from .flash import FlashReader
 from .folding import FoldedLayer, Folding
 from .fork import StreamFork
 from .framebuffer import FrameBuffer
@@ -46,11 +47,11 @@ from .xnor import XnorPE
 
 __all__ = [
     "Argmax", "ChannelConcat", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine",
-    "DelayLine", "DenseEngine", "FilterScheduler", "FoldedLayer", "Folding", "FrameBuffer",
-    "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired", "HardwiredConvolution",
-    "HardwiredDense", "HardwiredLayer", "LayerEngine", "MapReorder", "MaxPooling", "MultiplyPE",
-    "Network", "PEArray", "ParallelRequantizer", "PixelWindow", "RepeatingRom", "Requantizer",
-    "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StreamBuffer",
-    "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer", "XnorPE", "activation_shape",
-    "require_supported", "unsupported",
+    "DelayLine", "DenseEngine", "FilterScheduler", "FlashReader", "FoldedLayer", "Folding",
+    "FrameBuffer", "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired",
+    "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "LayerEngine", "MapReorder",
+    "MaxPooling", "MultiplyPE", "Network", "PEArray", "ParallelRequantizer", "PixelWindow",
+    "RepeatingRom", "Requantizer", "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE",
+    "SlidingWindow", "StreamBuffer", "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer",
+    "XnorPE", "activation_shape", "require_supported", "unsupported",
 ]

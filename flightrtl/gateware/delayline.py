@@ -10,6 +10,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer
+from .weights import block_ram
 
 __all__ = ["DelayLine"]
 
@@ -85,7 +86,8 @@ class DelayLine(wiring.Component):
             m.d.comb += [self.ready.eq(1), self.o.eq(word)]
             return m
         store: memory.Memory[Any, Any] = memory.Memory(
-            shape=self.width, depth=self.words, init=[], attrs={"no_rw_check": "1"})
+            shape=self.width, depth=self.words, init=[],
+            attrs=block_ram(self.words, self.width))
         m.submodules.memory = store
         # An asynchronous port and a register of our own, see SlidingWindow.
         write, read = store.write_port(), store.read_port(domain="comb")

@@ -14,6 +14,7 @@ from ..formats import ActivationFormat, IntArray, _integer, signed_bits
 from .loops import nested_loops
 from .mapstream import map_signature
 from .pe import activation_shape
+from .weights import block_ram
 
 __all__ = ["FrameBuffer"]
 
@@ -122,7 +123,8 @@ class FrameBuffer(wiring.Component):
         m = Module()
         width = self.simd * self.format.bits
         ram: memory.Memory[Any, Any] = memory.Memory(
-            shape=width, depth=self.frames * self.size, init=[], attrs={"no_rw_check": "1"})
+            shape=width, depth=self.frames * self.size, init=[],
+            attrs=block_ram(self.frames * self.size, width))
         m.submodules.ram = ram
         # An asynchronous port and a register of our own, see SlidingWindow. Nobody reads a map
         # that is not complete.

@@ -32,22 +32,24 @@ from .argmax import Argmax
 from .concat import ChannelConcat
 from .dataflow import Depths, completes, direct, least_depths
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
-from .folding import FoldedLayer, Folding
+from .folding import FoldedLayer
 from .fork import StreamFork
+from .frameengine import FrameEngine
+from .framing import Framed, FramedLayer
 from .hardwired import Hardwired, HardwiredLayer
 from .mapstream import map_shape
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
 from .queue import StreamQueue
 from .residual import ResidualAdd
-from .transfers import stream_pixels
+from .transfers import LayerChoice, stream_pixels
 
 __all__ = ["Network", "joiner", "require_supported", "unsupported"]
 
-Stage = LayerEngine | HardwiredLayer | MaxPooling | SumPooling
+Stage = LayerEngine | HardwiredLayer | FrameEngine | MaxPooling | SumPooling
 
 
-def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Hardwired | None,
+def _stage(layer: Layer, source: TensorType, pixels: int, folding: LayerChoice | None,
            register: bool) -> Stage:
     """The component that computes a layer that joins no maps; it is fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
@@ -56,6 +58,9 @@ def _stage(layer: Layer, source: TensorType, pixels: int, folding: Folding | Har
             assert isinstance(layer, (Convolution, Dense))
             return HardwiredLayer(layer, source, channels=1, filters=1, pixels=folding.pixels,
                                   stage=folding.stage)
+        if isinstance(folding, Framed):
+            assert isinstance(layer, (Convolution, Dense))
+            return FrameEngine(FramedLayer(layer, source, folding, register))
         folded = FoldedLayer(layer, source, folding, pixels)
         if isinstance(layer, Dense):
             return DenseEngine(folded, register=register)
@@ -127,7 +132,7 @@ class Network(wiring.Component):
     ----------
     model : Model
         The network, checked.
-    foldings : mapping of str to Folding or Hardwired
+    foldings : mapping of str to Folding, Hardwired or Framed
         For each convolution and dense layer, by name.
     memory_register : bool
         A register behind each memory: free on ECP5 and needed for its clock; off on iCE40, see
@@ -146,6 +151,9 @@ class Network(wiring.Component):
     o : Out(stream) of struct
         ``logit``, one after the other; ``last``: 1 on an image's last logit; ``winner``: valid
         on that transfer, the index of the greatest logit (the first of equal ones).
+    weights_NAME : In(stream)
+        For each layer that is :class:`~flightrtl.gateware.framing.Framed` with ``external``, its
+        weights, see :class:`~flightrtl.gateware.frameengine.FrameEngine`.
 
     Raises
     ------
@@ -162,7 +170,7 @@ class Network(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, model: Model, foldings: Mapping[str, Folding | Hardwired], *,
+    def __init__(self, model: Model, foldings: Mapping[str, LayerChoice], *,
                  memory_register: bool = False, queues: Depths | None = None) -> None:
         require_supported(model)
         unknown = set(foldings) - {layer.name for layer in model.layers
@@ -189,9 +197,14 @@ class Network(wiring.Component):
                       for edge in dict.fromkeys(edges) if edges.count(edge) > 1}
         """For each result that several take, or one twice."""
         self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
+        self.external = {name: stage for name, stage in simple.items()
+                         if isinstance(stage, FrameEngine) and stage.rom is None}
+        """Layers whose weights come from outside."""
         super().__init__({
             "i": In(stream.Signature(activation_shape(model.input.format))),
             "o": Out(self.argmax.o.signature),
+            **{f"weights_{name}": In(stage.weights.signature.flip())
+               for name, stage in self.external.items()},
         })
 
     def _queues(self, stages: Mapping[str, Stage], queues: Depths | None,
@@ -200,11 +213,11 @@ class Network(wiring.Component):
         if not queues and self.model.chain:
             return {}
         folded = {name: stage for name, stage in stages.items()
-                  if not isinstance(stage, HardwiredLayer)}
-        hardwired = [name for name in stages if name not in folded]
-        if hardwired:
-            raise ValueError(f"layer {hardwired[0]!r}: in a network with branches there are no "
-                             "hard-wired layers yet: fold it")
+                  if not isinstance(stage, (HardwiredLayer, FrameEngine))}
+        others = [name for name in stages if name not in folded]
+        if others:
+            raise ValueError(f"layer {others[0]!r}: in a network with branches there are no "
+                             "hard-wired layers and no frame buffers yet: fold it")
         if queues is None:
             return {name: tuple(StreamQueue.round(depth, register=register) for depth in depths)
                     for name, depths in least_depths(self.model, folded).items()}
@@ -260,6 +273,9 @@ class Network(wiring.Component):
                      else [stage.i])
             for edge, port in zip(layer.inputs, ports, strict=True):
                 wiring.connect(m, free[edge].pop(0), port)
+            if layer.name in self.external:
+                wiring.connect(m, wiring.flipped(getattr(self, f"weights_{layer.name}")),
+                               self.external[layer.name].weights)
             offer(layer.name, stage.o)
         m.submodules.argmax = self.argmax
         wiring.connect(m, free[self.model.layers[-1].name].pop(), self.argmax.i)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..formats import ActivationFormat, IntArray, _integer
 from .mapstream import map_shape
 from .repeatrom import repeating_rom
+from .weights import block_ram
 
 __all__ = ["MapReorder"]
 
@@ -83,7 +84,8 @@ class MapReorder(wiring.Component):
         m = Module()
         size = self.pixels * self.filters
         ram: memory.Memory[Any, Any] = memory.Memory(
-            shape=self.format.bits, depth=size, init=[], attrs={"no_rw_check": "1"})
+            shape=self.format.bits, depth=size, init=[],
+            attrs=block_ram(size, self.format.bits))
         m.submodules.ram = ram
         # An asynchronous port and a register of our own, see SlidingWindow. A pixel is either
         # written or read.

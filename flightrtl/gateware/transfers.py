@@ -6,25 +6,29 @@ from collections.abc import Mapping
 
 from ..model import INPUT, Join, MaxPool, Model, WeightedLayer
 from .folding import Folding
+from .framing import Framed
 from .hardwired import Hardwired
 from .pool import pooled_pixels
 
-__all__ = ["stream_pixels"]
+__all__ = ["LayerChoice", "stream_pixels"]
+
+LayerChoice = Folding | Hardwired | Framed
+"""How a layer with weights is computed."""
 
 
 def stream_pixels(model: Model,
-                  foldings: Mapping[str, Folding | Hardwired]) -> dict[str, int]:
+                  foldings: Mapping[str, LayerChoice]) -> dict[str, int]:
     """Pixels of a transfer, for the image (under :data:`INPUT`) and every layer's result.
 
     The image comes pixel by pixel; a layer with weights gives as many as its folding says and
-    takes any number, but one if it is hard-wired; poolings, additions and concatenations give
+    takes any number, but one unless it is folded; poolings, additions and concatenations give
     what follows from what they take.
 
     Parameters
     ----------
     model : Model
         Checked.
-    foldings : mapping of str to Folding or Hardwired
+    foldings : mapping of str to Folding, Hardwired or Framed
         For each layer with weights, by name.
 
     Raises
@@ -40,8 +44,9 @@ def stream_pixels(model: Model,
             if layer.name not in foldings:
                 raise ValueError(f"layer {layer.name!r} needs a folding")
             choice = foldings[layer.name]
-            if isinstance(choice, Hardwired) and given[0] > 1:
-                raise ValueError(f"layer {layer.name!r} is hard-wired and takes one pixel at a "
+            if not isinstance(choice, Folding) and given[0] > 1:
+                what = "is hard-wired" if isinstance(choice, Hardwired) else "has a frame buffer"
+                raise ValueError(f"layer {layer.name!r} {what} and takes one pixel at a "
                                  f"time, but {layer.inputs[0]!r} gives {given[0]}: fold what feeds "
                                  "it with pixels=1")
             pixels[layer.name] = choice.pixels

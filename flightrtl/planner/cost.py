@@ -18,8 +18,8 @@ from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
 from ..model import MaxPool, Model, TensorType
 
-__all__ = ["Cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks", "memory_brams",
-           "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
+__all__ = ["Cost", "array_cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks",
+           "memory_brams", "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def _lane_bits(folded: FoldedLayer) -> tuple[int, int, int]:
             simd * (sum(digits) + parts + waits) + adders)
 
 
-def _array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
+def array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
+    """Estimate for an engine's array; the parameters are those of :func:`engine_cost`."""
     form, term = folded.source.format, folded.term
     simd, pixels = folded.folding.simd, folded.folding.pixels
     count = folded.folding.lanes * pixels
@@ -219,7 +220,7 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     accumulator : int
         Bits of the array's accumulators.
     """
-    return total((Cost(lut4=PLACED_LUT4[family]), _array_cost(folded, family, accumulator),
+    return total((Cost(lut4=PLACED_LUT4[family]), array_cost(folded, family, accumulator),
                   _rest_cost(folded, accumulator),
                   _window_cost(folded, family), _weights_cost(folded, family)))
 

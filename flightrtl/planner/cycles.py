@@ -17,12 +17,14 @@ from typing import Any
 from ..gateware.concat import ChannelConcat
 from ..gateware.dataflow import Depths
 from ..gateware.engine import LayerEngine
-from ..gateware.folding import Folding
-from ..gateware.hardwired import Hardwired, HardwiredLayer
+from ..gateware.frameengine import FrameEngine
+from ..gateware.hardwired import HardwiredLayer
 from ..gateware.network import Network
 from ..gateware.pool import MaxPooling, SumPooling
 from ..gateware.residual import ResidualAdd
+from ..gateware.transfers import LayerChoice
 from ..model import INPUT, Model
+from .frame import FrameCycles
 from .hardwired import HardwiredCycles
 from .joins import AddModel, ConcatModel, ForkModel
 
@@ -161,6 +163,9 @@ class _Engine:
             self.slack -= step.release + self.steps[self.row].rows - step.rows
 
 
+_Weighted = _Engine | HardwiredCycles | FrameCycles
+
+
 class _Fold:
     """The handshakes of one stage of pooling."""
 
@@ -239,7 +244,7 @@ class _Graph:
     def __init__(self, network: Network) -> None:
         # Components with the numbers of the streams into them and out of them.
         self.engines: dict[str, tuple[_Engine, int, int]] = {}
-        self.hardwired: dict[str, tuple[HardwiredCycles, int, int]] = {}
+        self.hardwired: dict[str, tuple[HardwiredCycles | FrameCycles, int, int]] = {}
         self.pools: list[tuple[_Pool, int, int]] = []
         self.joins: dict[str, tuple[AddModel | ConcatModel, list[int], int]] = {}
         self.forks: list[tuple[ForkModel, int, list[int]]] = []
@@ -253,8 +258,10 @@ class _Graph:
             output, stage = len(self.valid), network.stages[layer.name]
             if isinstance(stage, LayerEngine):
                 self.engines[layer.name] = _Engine(stage), inputs[0], output
-            elif isinstance(stage, HardwiredLayer):
-                self.hardwired[layer.name] = HardwiredCycles(stage), inputs[0], output
+            elif isinstance(stage, (HardwiredLayer, FrameEngine)):
+                model = (HardwiredCycles(stage) if isinstance(stage, HardwiredLayer)
+                         else FrameCycles(stage))
+                self.hardwired[layer.name] = model, inputs[0], output
                 self.through.insert(0, self.hardwired[layer.name])
             elif isinstance(stage, (ResidualAdd, ChannelConcat)):
                 join = AddModel(stage) if isinstance(stage, ResidualAdd) else ConcatModel(stage)
@@ -267,12 +274,12 @@ class _Graph:
         self.ready = [True] * len(self.valid)
         self.last = len(self.valid) - 1     # the argmax always takes it
         self.valid[0] = True
-        self.weighted: dict[str, tuple[_Engine | HardwiredCycles, int, int]] = {
+        self.weighted: dict[str, tuple[_Weighted, int, int]] = {
             **self.engines, **self.hardwired}
-        self.simple: list[tuple[_Engine | HardwiredCycles | _Pool, int, int]] = [
+        self.simple: list[tuple[_Weighted | _Pool, int, int]] = [
             *self.engines.values(), *self.hardwired.values(), *self.pools]
         self.rings = [(engine, source) for engine, source, _ in self.engines.values()]
-        self.outs: list[tuple[_Engine | HardwiredCycles | _Pool | AddModel | ConcatModel, int]] = [
+        self.outs: list[tuple[_Weighted | _Pool | AddModel | ConcatModel, int]] = [
             *((stage, output) for stage, _, output in self.simple),
             *((join, output) for join, _, output in self.joins.values())]
 
@@ -318,7 +325,7 @@ class _Graph:
         return valid[self.last]
 
 
-def measure(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
+def measure(model: Model, foldings: Mapping[str, LayerChoice], *,
             memory_register: bool = False, queues: Depths | None = None) -> Timing:
     """Interval and latency of a model's :class:`~flightrtl.gateware.Network`.
 

@@ -13,10 +13,9 @@ from ..errors import BuildError
 from ..formats import signed_bits
 from ..gateware.dataflow import Depths
 from ..gateware.engine import sum_range
-from ..gateware.folding import FoldedLayer, Folding
-from ..gateware.hardwired import Hardwired
+from ..gateware.folding import FoldedLayer
 from ..gateware.network import Network, joiner
-from ..gateware.transfers import stream_pixels
+from ..gateware.transfers import LayerChoice, stream_pixels
 from ..model import Convolution, Dense, Join, Model, WeightedLayer
 from .choice import Choice
 from .cost import Cost, engine_cost, join_cost, pool_cost, total
@@ -24,6 +23,7 @@ from .cycles import Timing, measure
 from .options import (
     Option,
     folded_options,
+    framed_options,
     hardwired_options,
     pixel_groups,
     takes_single_pixels,
@@ -63,7 +63,7 @@ class Design:
     cost: Cost
 
     @property
-    def foldings(self) -> dict[str, Folding | Hardwired]:
+    def foldings(self) -> dict[str, LayerChoice]:
         """As a network takes them."""
         return _foldings(self.options)
 
@@ -84,8 +84,9 @@ class DesignSpace:
         What with.
     budget : Budget
         What the board has for the layers.
-    dataflow : {"mixed", "folded"}
-        Whether each layer gets the data flow that suits it, or all an engine.
+    dataflow : {"mixed", "folded", "frame"}
+        Whether each layer gets the data flow that suits it, or all a folded engine, or all one
+        that reads each weight once.
     """
 
     def __init__(self, model: Model, board: Board, budget: Budget,
@@ -95,12 +96,16 @@ class DesignSpace:
         """Cycles that the image or the logits take to pass, one value in a cycle."""
         layers = {layer.name: layer for layer in model.layers}
         groups = pixel_groups(model)
+        if dataflow == "frame":
+            groups = [(names, [1]) for names, _ in groups]
         options: dict[str, dict[int, list[Option]]] = {}
         for names, counts in groups:
             for name in names:
                 layer = layers[name]
                 assert isinstance(layer, (Convolution, Dense))
-                options[name] = {pixels: folded_options(model, layer, pixels, board)
+                options[name] = {pixels: framed_options(model, layer, board)
+                                 if dataflow == "frame"
+                                 else folded_options(model, layer, pixels, board)
                                  for pixels in counts}
                 if dataflow == "mixed" and model.chain and takes_single_pixels(model, name):
                     for pixels in counts:
@@ -293,7 +298,7 @@ class DesignSpace:
                               "--frequency, or a larger device (--board)")
 
 
-def _foldings(options: Mapping[str, Option]) -> dict[str, Folding | Hardwired]:
+def _foldings(options: Mapping[str, Option]) -> dict[str, LayerChoice]:
     """What was chosen for the layers with weights."""
     return {name: option.choice for name, option in options.items() if option.choice is not None}
 

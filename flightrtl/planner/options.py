@@ -10,14 +10,18 @@ from ..boards import Board
 from ..formats import signed_bits
 from ..gateware.engine import sum_range
 from ..gateware.folding import FoldedLayer, Folding
+from ..gateware.framing import Framed, FramedLayer
 from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.pool import pooled_pixels
 from ..gateware.processing import code_offsets
+from ..gateware.transfers import LayerChoice
 from ..model import INPUT, Convolution, Dense, Join, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, maps_to_blocks
+from .frame import frame_cost
 from .hardwired import hardwired_cost, hardwired_cycles
 
-__all__ = ["Option", "folded_options", "hardwired_options", "pixel_groups", "takes_single_pixels"]
+__all__ = ["Option", "folded_options", "framed_options", "hardwired_options", "pixel_groups",
+           "takes_single_pixels"]
 
 _LARGE = 4
 """Times the device: what is larger still is no option."""
@@ -42,6 +46,8 @@ class Option:
         How it is hard-wired, if it is.
     buffer_bits : int
         Of the image rows that it keeps; those of poolings are not counted.
+    framed : FramedLayer, optional
+        The layer and how each of its weights is read once, if it is computed so.
     """
 
     folded: FoldedLayer | None
@@ -50,10 +56,13 @@ class Option:
     cost: Cost
     hardwired: Hardwired | None = None
     buffer_bits: int = 0
+    framed: FramedLayer | None = None
 
     @property
-    def choice(self) -> Folding | Hardwired | None:
+    def choice(self) -> LayerChoice | None:
         """What :class:`~flightrtl.gateware.Network` takes for the layer; None without weights."""
+        if self.framed is not None:
+            return self.framed.framed
         return self.folded.folding if self.folded else self.hardwired
 
 
@@ -162,6 +171,33 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
                     found.append(Option(folded, max(folded.cycles, transfers),
                                         folded.utilization, cost,
                                         buffer_bits=folded.buffer_bits))
+    return _pareto(found)
+
+
+def framed_options(model: Model, layer: Convolution | Dense, board: Board) -> list[Option]:
+    """The layer with each weight read once: every width, and with room for one frame or two.
+
+    Parameters
+    ----------
+    board : Board
+        What it is for.
+    """
+    source, register = model.source(layer), board.memory_register
+    width = signed_bits(*sum_range(layer, source.format, code_offsets(layer.format, source.format,
+                                                                      False)))
+    lanes = sorted({-(-max(layer.slots, 1) // passes)
+                    for passes in range(1, max(layer.slots, 1) + 1)})
+    found: list[Option] = []
+    for simd in (n for n in range(1, layer.channels + 1) if layer.channels % n == 0):
+        for count in lanes:
+            for frames in (1, 2):
+                framed = FramedLayer(layer, source, Framed(count, simd, frames), register)
+                cost = frame_cost(framed, board.family, width)
+                if found and cost.lut4 > _LARGE * board.resources.lut4:
+                    break           # more lanes are larger still
+                found.append(Option(None, max(framed.cycles, model.tensors[layer.name].size),
+                                    framed.utilization, cost,
+                                    buffer_bits=framed.buffer_bits(width), framed=framed))
     return _pareto(found)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..boards import Board
 from ..gateware.folding import Folding
-from ..gateware.hardwired import Hardwired
+from ..gateware.framing import Framed
+from ..gateware.transfers import LayerChoice
 from .cost import Cost, total
 
 __all__ = ["LayerPlan", "Plan"]
@@ -23,10 +24,11 @@ class LayerPlan:
         The layer's name in the model.
     type : {"convolution", "dense", "max_pool", "sum_pool", "add"}
         What it is.
-    dataflow : {"folded", "hard-wired", "streamed"}
-        Computed on a folded engine, by a graph of adders (:mod:`flightrtl.gateware.hardwired`),
-        or on the fly as values pass (pooling, additions).
-    folding : Folding or Hardwired or None
+    dataflow : {"folded", "frame", "hard-wired", "streamed"}
+        Computed on a folded engine, on one that reads each weight once
+        (:mod:`flightrtl.gateware.frameengine`), by a graph of adders
+        (:mod:`flightrtl.gateware.hardwired`), or on the fly as values pass (pooling, additions).
+    folding : Folding, Framed, Hardwired or None
         Lanes and SIMD of the engine, or how the layer is hard-wired.
     pixels : int
         Output pixels of one inference.
@@ -43,7 +45,8 @@ class LayerPlan:
     cost : Cost
         Estimate for its engine, or for what else computes it.
     buffer_bits : int
-        Of the input rows that it keeps on chip; those of poolings are not counted.
+        Of the input rows or maps, partial sums and results that it keeps on chip; those of
+        poolings are not counted.
     weight_read_bits : int
         Of weights that it reads from memory for one inference.
     queues : tuple of int, optional
@@ -53,7 +56,7 @@ class LayerPlan:
     name: str
     type: str
     dataflow: str
-    folding: Folding | Hardwired | None
+    folding: LayerChoice | None
     pixels: int
     terms: int
     cycles: int
@@ -67,12 +70,12 @@ class LayerPlan:
     @property
     def lanes(self) -> int:
         """Slots computed at the same time; 1 without an engine."""
-        return self.folding.lanes if isinstance(self.folding, Folding) else 1
+        return self.folding.lanes if isinstance(self.folding, (Folding, Framed)) else 1
 
     @property
     def simd(self) -> int:
         """Inputs that each lane takes per cycle; 1 without an engine."""
-        return self.folding.simd if isinstance(self.folding, Folding) else 1
+        return self.folding.simd if isinstance(self.folding, (Folding, Framed)) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class Plan:
     latency_cycles: int
 
     @property
-    def foldings(self) -> dict[str, Folding | Hardwired]:
+    def foldings(self) -> dict[str, LayerChoice]:
         """What was chosen for every weighted layer by name, as ``Network`` takes it."""
         return {layer.name: layer.folding for layer in self.layers if layer.folding}
 

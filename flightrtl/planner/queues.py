@@ -14,17 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..gateware.dataflow import Depths
-from ..gateware.folding import Folding
-from ..gateware.hardwired import Hardwired
 from ..gateware.network import Network
 from ..gateware.queue import StreamQueue
+from ..gateware.transfers import LayerChoice
 from ..model import Model
 from .cycles import Timing, measure
 
 __all__ = ["endless", "shortest"]
 
 
-def endless(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
+def endless(model: Model, foldings: Mapping[str, LayerChoice], *,
             memory_register: bool = False) -> Depths:
     """Depths with which no queue is ever full: two images, which no other buffer exceeds.
 
@@ -41,7 +40,7 @@ def endless(model: Model, foldings: Mapping[str, Folding | Hardwired], *,
             for name, depths in network.queues.items()}
 
 
-def shortest(model: Model, foldings: Mapping[str, Folding | Hardwired], best: Timing, *,
+def shortest(model: Model, foldings: Mapping[str, LayerChoice], best: Timing, *,
              memory_register: bool = False) -> tuple[Depths, Timing]:
     """The depths to build with, and the timing that they give.
 

@@ -19,7 +19,7 @@ from .queues import shortest
 
 __all__ = ["DATAFLOWS", "FrontPoint", "front", "plan"]
 
-DATAFLOWS = "mixed", "folded"
+DATAFLOWS = "mixed", "folded", "frame"
 
 _LONG = 200_000
 """Layers times cycles from which a percent of the rate is not worth further runs of the cycle
@@ -45,9 +45,10 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         Clock, MHz; the board's default if not given.
     target_rate : float, optional
         Inferences per second to reach, with the smallest design that does.
-    dataflow : {"mixed", "folded"}
+    dataflow : {"mixed", "folded", "frame"}
         Whether each layer gets the data flow that suits it (see
-        :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine.
+        :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine,
+        or, in networks without branches, all one that reads each weight once per image.
 
     Raises
     ------
@@ -160,6 +161,9 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
     With the clock that the PLL gives (MHz), and the cost of what is there besides the layers.
     """
     require_supported(model)
+    if dataflow == "frame" and not model.chain:
+        raise UserError(f"the data flow 'frame' is for networks without branches, and model "
+                        f"{model.name!r} has some: use 'mixed'")
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
     overhead = system_costs(model.output)
@@ -177,12 +181,13 @@ def _layer_plan(model: Model, name: str, option: Option,
                 queues: tuple[int, ...] | None) -> LayerPlan:
     layer = next(layer for layer in model.layers if layer.name == name)
     shape = model.tensors[name].shape
-    folded = option.folded
+    folded, engine = option.folded, option.framed or option.folded
     kind = {"Convolution": "convolution", "Dense": "dense", "SumPool": "sum_pool",
             "MaxPool": "max_pool", "Add": "add", "Concat": "concat"}[type(layer).__name__]
     return LayerPlan(
         name=name, type=kind,
-        dataflow="folded" if folded else "hard-wired" if option.hardwired else "streamed",
+        dataflow=("frame" if option.framed else "folded" if folded
+                  else "hard-wired" if option.hardwired else "streamed"),
         folding=option.choice, pixels=shape[0] * shape[1],
         terms=(layer.slots * layer.taps * shape[0] * shape[1]
                if isinstance(layer, WeightedLayer) else 0),
@@ -191,4 +196,4 @@ def _layer_plan(model: Model, name: str, option: Option,
         k_histogram=dict(sorted(Counter(layer.k).items())) if isinstance(layer, WeightedLayer)
         else {},
         cost=option.cost, buffer_bits=option.buffer_bits,
-        weight_read_bits=folded.weight_read_bits if folded else 0, queues=queues)
+        weight_read_bits=engine.weight_read_bits if engine else 0, queues=queues)

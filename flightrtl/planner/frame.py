@@ -1,0 +1,271 @@
+# amaranth: UnusedElaboratable=no
+# (Engines are made for their numbers, not to become hardware.)
+"""Layers with frame-based weight reuse: what their handshakes do, and what they cost."""
+
+from __future__ import annotations
+
+import math
+
+from ..gateware.delayline import DelayLine
+from ..gateware.folding import FoldedLayer, Folding
+from ..gateware.frameengine import FrameEngine
+from ..gateware.framing import FramedLayer
+from ..gateware.reorder import MapReorder
+from .cost import (
+    COUNTER_LUT4,
+    PLACED_LUT4,
+    ROM_BLOCK_BITS,
+    Cost,
+    array_cost,
+    memory_brams,
+    memory_cells,
+    total,
+)
+
+__all__ = ["FrameCycles", "frame_cost"]
+
+# Fitted to engines alone: five layers, of 2 to 6 lanes and 1 to 8 terms, on both families.
+FRAME_LUT4 = 70
+"""Counters and control of a frame buffer, and per bit of its word:"""
+FRAME_BIT_LUT4 = 0.3
+DELAY_LUT4 = 8
+"""Control of a delay line, and per bit of its address:"""
+DELAY_ADDRESS_LUT4 = 1.5
+RESULT_LUT4 = 60
+"""Control of drain, requantizer and what follows, per bit of the sum and of its span of shifts,
+and per bit of the result:"""
+RESULT_SUM_LUT4 = 1.0
+RESULT_BIT_LUT4 = 2.0
+REORDER_LUT4 = 50
+"""Control of a reorder memory, and per bit of its address:"""
+REORDER_ADDRESS_LUT4 = 5.0
+
+
+def _rom_cost(family: str, depth: int, width: int) -> Cost:
+    if width * depth >= ROM_BLOCK_BITS:
+        return Cost(bram=memory_brams(family, depth, width))
+    return Cost(lut4=width * (2 * -(-depth // 16) - 1), ff=width)
+
+
+def _memory_cost(family: str, depth: int, width: int) -> Cost:
+    if depth * width >= ROM_BLOCK_BITS:
+        return Cost(bram=memory_brams(family, depth, width))
+    lut4, ff, bram = memory_cells(family, depth, width)
+    return Cost(lut4=round(lut4), ff=ff, bram=bram)
+
+
+def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
+    """Estimate for a layer with frame-based weight reuse.
+
+    Parameters
+    ----------
+    framed : FramedLayer
+        The layer and how it is computed.
+    family : str
+        ``ice40`` or ``ecp5``.
+    accumulator : int
+        Bits of the sums.
+    """
+    layer, source, chosen = framed.layer, framed.source, framed.framed
+    simd, lanes, pixels = chosen.simd, chosen.lanes, framed.pixels
+    array = array_cost(FoldedLayer(layer, source, Folding(lanes, simd)), family, accumulator)
+    word = simd * source.format.bits
+    depth = chosen.frames * source.size // simd
+    frame = Cost(lut4=round(FRAME_LUT4 + FRAME_BIT_LUT4 * word), ff=70 + 2 * word)
+    parts = [Cost(lut4=PLACED_LUT4[family]), array, frame, _memory_cost(family, depth, word)]
+    words = DelayLine.words_of(pixels - 1, framed.register) if pixels > 1 else 0
+    if words:
+        # Block RAM of iCE40 does not begin with a 0: a gate for each bit makes one of it.
+        parts += [Cost(lut4=round(DELAY_LUT4 + DELAY_ADDRESS_LUT4 * math.log2(words)
+                                  + lanes * accumulator * (family == "ice40")),
+                       ff=2 * words.bit_length() + lanes * accumulator * framed.register),
+                  _memory_cost(family, words, lanes * accumulator)]
+    else:
+        parts.append(Cost(ff=(pixels - 1) * lanes * accumulator))
+    bits = layer.output.bits
+    span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
+    parts += [Cost(lut4=round(RESULT_LUT4 + RESULT_SUM_LUT4 * accumulator * (1 + span)
+                              + RESULT_BIT_LUT4 * bits), ff=2 * accumulator + 3 * bits + 30),
+              _rom_cost(family, layer.filters, accumulator + span)]
+    if not framed.in_order:
+        address = math.log2(pixels * layer.filters)
+        parts += [Cost(lut4=round(REORDER_LUT4 + REORDER_ADDRESS_LUT4 * address), ff=70),
+                  _memory_cost(family, pixels * layer.filters, bits),
+                  _rom_cost(family, layer.filters, layer.filters.bit_length() + 2)]
+    if not chosen.external:
+        width = lanes * simd * framed.term.code_bits
+        parts += [Cost(lut4=COUNTER_LUT4, ff=10 + width * framed.register),
+                  _rom_cost(family, framed.passes * framed.words, width)]
+    return total(parts)
+
+
+class _Buffer:
+    """The handshakes of a :class:`~flightrtl.gateware.buffer.StreamBuffer`."""
+
+    def __init__(self) -> None:
+        self.out = self.full = False
+
+    @property
+    def ready(self) -> bool:
+        """Of the input."""
+        return not self.full
+
+    def tick(self, valid: bool, ready: bool) -> None:
+        """One clock edge."""
+        if ready or not self.out:
+            self.out, self.full = valid or self.full, False
+        else:
+            self.full = self.full or valid
+
+
+class _Reorder:
+    """The handshakes of a :class:`~flightrtl.gateware.reorder.MapReorder`."""
+
+    def __init__(self, reorder: MapReorder) -> None:
+        last = len(reorder.order) - 1
+        # For each value in a pixel of each group: its group's last? In the first, the last group?
+        self.groups = [[(n == len(group) - 1, number == 0, number == last)
+                        for n in range(len(group))] for number, group in enumerate(reorder.order)]
+        self.pixels, self.filters = reorder.pixels, reorder.filters
+        self.group = self.pixel = self.step = self.number = self.whole = 0
+        self.free = reorder.pixels
+        self.register = reorder.register
+        self.fetched = self.held = False
+
+    @property
+    def out(self) -> bool:
+        """``valid`` of the output."""
+        return self.held if self.register else self.fetched
+
+    @property
+    def ready(self) -> bool:
+        """Of the input."""
+        return not self.groups[self.group][self.step][1] or self.free != 0
+
+    def tick(self, valid: bool, ready: bool) -> None:
+        """One clock edge."""
+        put = valid and self.ready
+        moves = ready or (self.register and not self.held)
+        some = self.whole != 0
+        if self.register and moves:
+            self.held = self.fetched
+        if not self.fetched or moves:
+            self.fetched = some
+            if some:
+                self.number += 1
+                if self.number == self.filters:
+                    self.number = 0
+                    self.free += 1
+                    self.whole -= 1
+        if put:
+            ends, opens, closes = self.groups[self.group][self.step]
+            self.step += 1
+            if ends:
+                self.step = 0
+                self.free -= opens
+                self.whole += closes
+                self.pixel += 1
+                if self.pixel == self.pixels:
+                    self.pixel = 0
+                    self.group = (self.group + 1) % len(self.groups)
+
+
+class FrameCycles:
+    """The handshakes of a :class:`FrameEngine`, cycle by cycle, whose weights are always there.
+
+    See :mod:`flightrtl.planner.cycles`.
+    """
+
+    def __init__(self, engine: FrameEngine) -> None:
+        framed = engine.framed
+        self.simd, self.frames = framed.framed.simd, framed.framed.frames
+        self.size, self.pixels = engine.frame.size, framed.pixels
+        self.register, self.lanes = framed.register, framed.framed.lanes
+        # For each weight word, whether sums leave with it.
+        self.sweeps = [bool(steps) and word == framed.words - 1 for steps in framed.drain
+                       for word in range(framed.words)]
+        self.program = [[(takes, index is not None) for takes, index in steps]
+                        for steps in framed.drain if steps]
+        self.top = 1 << (engine.array.latency - 2)
+        self.mask = (self.top << 1) - 1
+        self.clearing = (DelayLine.words_of(framed.pixels - 1, framed.register)
+                         if framed.pixels > 1 else 0)
+        # Gatherer and frame buffer: its memory, and the registers behind it.
+        self.count = self.filled = self.written = self.sweep = self.pixel = 0
+        self.queue: list[tuple[bool, bool]] = [(False, False)] * (2 + self.register)
+        # Array, drain, requantizer, and what follows.
+        self.valids = self.lasts = self.remaining = self.pipeline = 0
+        self.group = self.drained = self.step = 0
+        self.last = (_Reorder(engine.last) if isinstance(engine.last, MapReorder) else _Buffer())
+        self.busy = self.starved = 0
+
+    @property
+    def out(self) -> bool:
+        """``valid`` of the output."""
+        return self.last.out
+
+    def accepts(self, ready: bool) -> bool:
+        """``ready`` of the input, which does not depend on that of the output."""
+        return self.count != self.simd - 1 or self.filled != self.frames
+
+    def tick(self, valid: bool, ready: bool) -> None:
+        """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
+        # What is combinational, from the output back.
+        result = self.pipeline & 4 != 0
+        requantizes = not result or self.last.ready
+        takes, gives = self.program[self.group][self.step]
+        holds = self.remaining != 0
+        drains = (holds or not takes) and (requantizes or not gives)
+        ending = self.valids & self.lasts & self.top != 0
+        advance = not (ending and holds)
+        takes_word = advance and not self.clearing
+        offered, offered_last = self.queue[0]
+        moves = takes_word or not offered
+        self.busy += offered and takes_word
+        self.starved += takes_word and not offered
+
+        self.last.tick(result, ready)
+        if requantizes:
+            self.pipeline = (self.pipeline << 1 & 7) | (drains and gives)
+        if ending and not holds:
+            self.remaining = self.lanes
+        elif drains and takes:
+            self.remaining -= 1
+        if drains:
+            self._next_step()
+        if advance:
+            self.valids = (self.valids << 1 & self.mask) | (offered and not self.clearing)
+            self.lasts = (self.lasts << 1 & self.mask) | offered_last
+        if self.clearing:
+            self.clearing -= 1
+        filled = self.filled
+        if valid and self.accepts(ready):
+            self.count += 1
+            if self.count == self.simd:
+                self.count = 0
+                self.written += 1
+                if self.written == self.size:
+                    self.written = 0
+                    self.filled += 1
+        if moves:
+            self.queue = [*self.queue[1:], (filled != 0, self.sweeps[self.sweep])]
+            if filled:
+                self._next_pixel()
+
+    def _next_pixel(self) -> None:
+        self.pixel += 1
+        if self.pixel == self.pixels:
+            self.pixel = 0
+            self.sweep += 1
+            if self.sweep == len(self.sweeps):
+                self.sweep = 0
+                self.filled -= 1
+
+    def _next_step(self) -> None:
+        self.step += 1
+        if self.step == len(self.program[self.group]):
+            self.step = 0
+            self.drained += 1
+            if self.drained == self.pixels:
+                self.drained = 0
+                self.group = (self.group + 1) % len(self.program)
