@@ -106,7 +106,7 @@ def separable(size=6, channels=4):
     return Model("separable", image, tuple(layers))
 
 
-@pytest.mark.parametrize(("board", "rate"), [("icebreaker", None), ("ulx3s_85f", 50_000)])
+@pytest.mark.parametrize(("board", "rate"), [("icebreaker", None), ("icebreaker", 20_000)])
 def test_plan_and_network(board, rate):
     """Interval and latency to the cycle, whatever the planner chooses for the grouped layers."""
     model, board = separable(), boards.load(board)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from flightrtl.model import TensorType
 
-__all__ = ["NETWORKS", "NamedNetwork", "ResNet", "chain", "t_bq_nn", "vgg"]
+__all__ = ["NETWORKS", "NamedNetwork", "ResNet", "chain", "mobilenet", "t_bq_nn", "vgg"]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -45,10 +45,11 @@ class _Shape:
         for module in modules[1:]:
             self.layers[f"{type(module).__name__.lower()}_{kind}{number}"] = module
 
-    def conv(self, filters: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+    def conv(self, filters: int, kernel: int, stride: int = 1, padding: int = 0, *,
+             groups: int = 1, kind: str = "conv") -> None:
         """Convolution, batch norm, ReLU."""
-        self.add("conv", nn.Conv2d(self.channels, filters, kernel, stride, padding, bias=False),
-                 nn.BatchNorm2d(filters), nn.ReLU())
+        self.add(kind, nn.Conv2d(self.channels, filters, kernel, stride, padding, groups=groups,
+                                 bias=False), nn.BatchNorm2d(filters), nn.ReLU())
         self.height = (self.height + 2 * padding - kernel) // stride + 1
         self.width = (self.width + 2 * padding - kernel) // stride + 1
         self.channels = filters
@@ -224,6 +225,31 @@ def vgg(input: TensorType, classes: int, widths: tuple[int, ...], convolutions: 
     return shape.module()
 
 
+def mobilenet(input: TensorType, classes: int,
+              widths: tuple[tuple[int, int], ...]) -> nn.Module:
+    """A network of depthwise-separable convolutions (Howard et al., MobileNets, 2017).
+
+    A 3 x 3 convolution, then pairs of a depthwise 3 x 3 and a 1 x 1 convolution, the mean over the
+    map, a dense layer.
+
+    Parameters
+    ----------
+    input, classes
+        As for :class:`ResNet`.
+    widths : tuple of (int, int)
+        Filters and stride, of the first convolution and of each pair.
+    """
+    shape = _Shape(input)
+    (first, stride), *pairs = widths
+    shape.conv(first, 3, stride, padding=1)
+    for filters, stride in pairs:
+        shape.conv(shape.channels, 3, stride, padding=1, groups=shape.channels, kind="depthwise")
+        shape.conv(filters, 1, kind="pointwise")
+    shape.pool(shape.height, average=True)
+    shape.dense(classes, last=True)
+    return shape.module()
+
+
 def t_bq_nn(input: TensorType, classes: int) -> nn.Module:
     """T-BQ-NN (Chen, Liu, Liu, Zeng; TNNLS 2020, Table I): nine convolutions.
 
@@ -279,6 +305,12 @@ def _vgg(widths: tuple[int, ...], convolutions: int = 2, units: int = 0) -> Name
     return NamedNetwork(text, partial(vgg, widths=widths, convolutions=convolutions, units=units))
 
 
+def _mobilenet(*widths: tuple[int, int]) -> NamedNetwork:
+    text = "-".join(str(filters) for filters, _ in widths)
+    return NamedNetwork(f"MobileNet-like, depthwise-separable, {text} filters",
+                        partial(mobilenet, widths=widths))
+
+
 NETWORKS: dict[str, NamedNetwork] = {
     "mnist": _chain("8c5s2p2 16c3s2p1 24c3 24c3"),
     "digits": _chain("8c3 m2"),
@@ -295,5 +327,6 @@ NETWORKS: dict[str, NamedNetwork] = {
     "vgg-deep": _vgg((32, 64, 128), convolutions=3),
     "vgg-wide": _vgg((64, 128, 256), units=256),
     "vgg-pyramid": _chain("32c3p1 m2 64c3p1 64c3p1 m2 128c3p1 128c3p1 m2 256c3p1 256c3p1 a4"),
+    "mobilenet-tiny": _mobilenet((8, 2), (16, 1), (32, 2), (32, 1), (64, 2)),
     "t-bq-nn": NamedNetwork("T-BQ-NN: 128-128-128, 256-256-256, 512, 1024 filters", t_bq_nn),
 }
