@@ -1,5 +1,6 @@
 """What the file can say and the gateware cannot build is refused, all of it, by every command."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +8,20 @@ import pytest
 
 from flightrtl import boards, build, flow, modelfile, planner
 from flightrtl.errors import BuildError, run_cli
+from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Network, require_supported, unsupported
-from flightrtl.model import Model, WeightedLayer
+from flightrtl.model import INPUT, MaxPool, Model, TensorType, WeightedLayer
 from flightrtl.modelfile import ModelError
 from sim import __main__ as sim
 
-from .models import random_graph, random_images, random_model, residual_model
+from .models import (
+    random_graph,
+    random_images,
+    random_layer,
+    random_map,
+    random_model,
+    residual_model,
+)
 from .test_network import simulate
 
 
@@ -47,6 +56,33 @@ def test_a_layer_of_no_known_type_is_named_with_a_hint():
                                   "SimpleNamespace: train a network without it"]
     with pytest.raises(ModelError, match="no hardware can be built for model 'odd'"):
         Network(model, {})
+
+
+def test_maps_that_are_too_long_are_named_before_any_work():
+    """Every one of them; counters of the hardware end before those of a file."""
+    image = TensorType((1, 70_000, 1), ActivationFormat(4))
+    pool = MaxPool(name="pool", inputs=(INPUT,), kernel=(1, 1), stride=(1, 1))
+    rng = np.random.default_rng(0)
+    dense = random_layer(rng, "convolution", image, random_map(rng, image, 1), name="last",
+                         inputs=("half",), kernel=(1, 1), stride=(1, 1), padding=(0,) * 4, k=(1,))
+    half = replace(pool, name="half", inputs=("pool",), kernel=(1, 2), stride=(1, 2))
+    model = Model("long", image, (pool, half, dense))
+    problems = unsupported(model)
+    assert problems == [
+        f"{what} has 1 x 70000 x 1 values: hardware takes up to 65,536 rows, columns and "
+        "channels: use smaller images or fewer filters"
+        for what in ("the image", "the result of layer 'pool'")]
+    with pytest.raises(ModelError, match="no hardware can be built for model 'long'"):
+        planner.plan(model, boards.load("ice40"))
+
+
+def test_as_many_terms_as_a_file_can_have():
+    """255 for a filter."""
+    rng = np.random.default_rng(0)
+    image = TensorType((1, 1, 1), ActivationFormat(3))
+    layer = random_layer(rng, "dense", image, random_map(rng, image, 2), name="last", k=(255, 1))
+    model = Model("deep", image, (layer,))
+    simulate(Network(model, {"last": Folding(4, 1)}), random_images(rng, model, 2))
 
 
 def test_components_refuse_it(residual):

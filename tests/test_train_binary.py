@@ -123,8 +123,8 @@ def test_a_residual_network_is_exact(stirred):
 
 def plain_layer(layer, values):
     """A layer in evaluation as PyTorch computes it, in float64."""
-    down, across = layer.padding
-    padded = nn.functional.pad(values, (across, across, down, down), value=float(layer.before))
+    top, bottom, left, right = layer.padding
+    padded = nn.functional.pad(values, (left, right, top, bottom), value=float(layer.before))
     sums = nn.functional.conv2d(padded.double(), layer.quantized_weight().double(), None,
                                 layer.stride)
     norm = layer.live_norm

@@ -46,6 +46,9 @@ from .transfers import LayerChoice, stream_pixels
 
 __all__ = ["Network", "joiner", "require_supported", "unsupported"]
 
+_MOST_SIDE = 1 << 16
+"""Of a map, in any of its dimensions: counters have a limit, so that a slip is noticed."""
+
 Stage = LayerEngine | HardwiredLayer | FrameEngine | MaxPooling | SumPooling
 
 
@@ -90,17 +93,23 @@ def joiner(model: Model, layer: Join, depths: tuple[int, ...], *, pixels: int,
 
 
 def unsupported(model: Model) -> list[str]:
-    """Every layer that there is no gateware for, one sentence each; empty if there is for all.
+    """All that there is no gateware for, one sentence each; empty if there is for everything.
 
     Parameters
     ----------
     model : Model
         Free of problems (:func:`flightrtl.check.check`).
     """
-    return [f"layer {layer.name!r}: there is no hardware for layers of the type "
-            f"{type(layer).__name__}: train a network without it"
-            for layer in model.layers
-            if not isinstance(layer, (WeightedLayer, MaxPool, Add, Concat))]
+    problems = [f"layer {layer.name!r}: there is no hardware for layers of the type "
+                f"{type(layer).__name__}: train a network without it"
+                for layer in model.layers
+                if not isinstance(layer, (WeightedLayer, MaxPool, Add, Concat))]
+    if problems:            # what follows from such a layer is not known
+        return problems
+    return [f"{'the image' if name == INPUT else f'the result of layer {name!r}'} has "
+            f"{' x '.join(map(str, kind.shape))} values: hardware takes up to {_MOST_SIDE:,} "
+            "rows, columns and channels: use smaller images or fewer filters"
+            for name, kind in model.tensors.items() if max(kind.shape) > _MOST_SIDE]
 
 
 def require_supported(model: Model) -> None:

@@ -11,6 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import IntArray, _integer
+from ..rules import LIMITS
 from .folding import drain_program, slot_places
 from .mapstream import map_values, vector
 from .weights import RomStream
@@ -61,7 +62,7 @@ class FilterScheduler(wiring.Component):
 
     def __init__(self, *, k: Sequence[int], lanes: int, width: int, pixels: int = 1,
                  groups: int = 1) -> None:
-        self.k = tuple(_integer(terms, "k", 0, 64) for terms in k)
+        self.k = tuple(_integer(terms, "k", 0, LIMITS.k) for terms in k)
         if not self.k:
             raise ValueError("k must name at least one filter")
         self.lanes = _integer(lanes, "lanes", 1, 1 << 16)
