@@ -27,6 +27,7 @@ from flightrtl.gateware import (
     ChannelSerializer,
     DelayLine,
     FilterScheduler,
+    FlashReader,
     FoldedLayer,
     Folding,
     FrameBuffer,
@@ -166,6 +167,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "MapReorder, 32 filters, 64 pixels": lambda: MapReorder(
         order=np.arange(32).reshape(8, 4).tolist(), pixels=64),
     "FrameEngine, conv3 of mnist": lambda: FrameEngine(_conv3_framed()),
+    "FlashReader, words of 48 bits": lambda: FlashReader(48, 360),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
 }
 """What is measured, by the name in the table."""

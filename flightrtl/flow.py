@@ -59,8 +59,9 @@ class Request:
     seeds : int, optional
         Place-and-route tries, of which the fastest is kept; if None, as many as it takes, up
         to four.
-    dataflow : {"mixed", "folded"}
-        Whether the planner chooses one for each layer, or all are folded.
+    dataflow : {"mixed", "folded", "frame"}
+        Whether the planner chooses one for each layer, or all are folded or all have frame
+        buffers.
     output : Path, optional
         Where the products go; ``build/<board>/<model>`` if None.
     """

@@ -374,7 +374,8 @@ CASES = {
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "FlashReader": Case(
         FlashReader, {"shape": 2, "count": 1, "rest": 1}, patience=104, reach=112,
-        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(full):", PAYLOAD),
+        unstable=("with m.If(~self.o.valid | self.o.ready):",
+                  "with m.If(~self.o.valid | self.clock):", VALID),
         waits=("self.o.valid.eq(full)", "self.o.valid.eq(full & self.o.ready)")),
     "FrameDrain": Case(
         FrameDrain, {"drain": [[(True, 0), (True, None)], [(True, 1), (False, 2)]], "pixels": 2,

@@ -226,3 +226,10 @@ def test_groups_are_refused():
                          k=[1, 1], groups=2)
     with pytest.raises(ValueError, match="it has 2 groups of channels, and .*: use a Folding"):
         FramedLayer(layer, source, Framed(1, 1))
+
+
+def test_groups_are_folded():
+    layer, source = convolution(np.random.default_rng(0), k=[1, 1])
+    grouped = replace(layer, groups=2, terms=layer.terms[..., :2])
+    with pytest.raises(ValueError, match="it has 2 groups of channels"):
+        FramedLayer(grouped, source, Framed(1, 1))

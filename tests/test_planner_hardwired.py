@@ -168,5 +168,6 @@ def test_a_plan_may_be_told_to_fold_every_layer():
         for layer in chosen.layers:
             assert bool(layer.weight_read_bits) == (layer.dataflow == "folded")
             assert bool(layer.buffer_bits) == (layer.dataflow != "streamed")
-    with pytest.raises(UserError, match="the data flow must be mixed or folded, not 'wired'"):
+    with pytest.raises(UserError, match="the data flow must be one of mixed, folded, frame, not "
+                                        "'wired'"):
         plan(model, board, dataflow="wired")

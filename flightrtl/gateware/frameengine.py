@@ -36,8 +36,10 @@ class FrameEngine(wiring.Component):
     from a source as slow as a word in :attr:`FramedLayer.pixels` cycles: block RAM, or with
     ``external`` a stream from elsewhere. If that is slower the engine waits.
 
-    Cost: the sum of the parts. Latency: the first results leave with the image's last pass.
-    Throughput: an image every :attr:`FramedLayer.cycles` cycles.
+    Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights on 7x7 measure
+    1,170 LUT4 and 14 block RAMs on iCE40, 1,122 and 6 on ECP5 (``python -m benchmarks
+    components``). Latency: the first results leave with the image's last pass. Throughput: an
+    image every :attr:`FramedLayer.cycles` cycles.
 
     Parameters
     ----------

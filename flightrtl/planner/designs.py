@@ -104,7 +104,7 @@ class DesignSpace:
                 layer = layers[name]
                 assert isinstance(layer, (Convolution, Dense))
                 options[name] = {pixels: framed_options(model, layer, board)
-                                 if dataflow == "frame"
+                                 if dataflow == "frame" and layer.groups == 1
                                  else folded_options(model, layer, pixels, board)
                                  for pixels in counts}
                 if dataflow == "mixed" and model.chain and takes_single_pixels(model, name):

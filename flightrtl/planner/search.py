@@ -48,7 +48,8 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     dataflow : {"mixed", "folded", "frame"}
         Whether each layer gets the data flow that suits it (see
         :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine,
-        or, in networks without branches, all one that reads each weight once per image.
+        or, in networks without branches, all but grouped convolutions one that reads each weight
+        once per image.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         raise UserError(f"the target rate must be above 0 inferences per second, "
                         f"not {target_rate:g}")
     if dataflow not in DATAFLOWS:
-        raise UserError(f"the data flow must be {' or '.join(DATAFLOWS)}, not {dataflow!r}")
+        raise UserError(f"the data flow must be one of {', '.join(DATAFLOWS)}, not {dataflow!r}")
     share = board.default_fill if target_rate is None else board.fill
     search, clock_mhz, overhead = _space(model, board, frequency, share, dataflow)
 
