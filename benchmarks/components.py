@@ -22,9 +22,12 @@ from flightrtl import implement, modelfile, toolchain
 from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     Argmax,
+    AxiStreamNetwork,
     ChannelConcat,
     ChannelGatherer,
     ChannelSerializer,
+    CsrNarrow,
+    CsrNetwork,
     DelayLine,
     FilterScheduler,
     FlashReader,
@@ -36,10 +39,12 @@ from flightrtl.gateware import (
     FrameDrain,
     FrameEngine,
     HardwiredLayer,
+    ImageQueue,
     LayerEngine,
     MapReorder,
     MaxPooling,
     MultiplyPE,
+    Network,
     PEArray,
     RepeatingRom,
     Requantizer,
@@ -51,6 +56,8 @@ from flightrtl.gateware import (
     StreamQueue,
     SumPooling,
     WeightBuffer,
+    WishboneNetwork,
+    WishboneRegisters,
     XnorPE,
 )
 from flightrtl.model import Convolution, TensorType, WeightedLayer
@@ -108,6 +115,11 @@ def _concat(shifts: tuple[int, int], shift: int) -> ChannelConcat:
     form = ActivationFormat(8)
     return ChannelConcat(formats=(form, form), channels=(16, 16), shifts=shifts,
                          bias=1 << shift >> 1, shift=shift)
+
+
+def _network() -> Network:
+    """The bundled digits model, as on the iCEstick."""
+    return Network(modelfile.load("digits"), {"conv1": Folding(1, 1), "dense1": Folding(1, 1)})
 
 
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
@@ -168,6 +180,13 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
         order=np.arange(32).reshape(8, 4).tolist(), pixels=64),
     "FrameEngine, conv3 of mnist": lambda: FrameEngine(_conv3_framed()),
     "FlashReader, words of 48 bits": lambda: FlashReader(48, 360),
+    "Network, digits": _network,
+    "AxiStreamNetwork of the same": lambda: AxiStreamNetwork(_network()),
+    "WishboneNetwork of the same": lambda: WishboneNetwork(_network()),
+    "CsrNetwork of the same, 8 bits": lambda: CsrNetwork(_network()),
+    "ImageQueue, 28x28 of 8 bits": lambda: ImageQueue(ActivationFormat(8), 784),
+    "WishboneRegisters": lambda: WishboneRegisters(5),
+    "CsrNarrow, 8 bits": lambda: CsrNarrow(5),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
 }
 """What is measured, by the name in the table."""

@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--estimate", action="store_true",
                         help="plan and cost only: seconds, no tool is run, nothing is written")
     parser.add_argument("--verilog", type=Path, metavar="FILE",
-                        help="write the network (without the board) as Verilog instead of "
-                             "building")
+                        help="write the network (without the board) as Verilog with AXI4-Stream "
+                             "ports, and a testbench, instead of building")
     parser.add_argument("--program", action="store_true",
                         help="load the bitstream into the board afterwards")
     parser.add_argument("--json", action="store_true",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "work_folder"]
 
 
 @contextmanager
@@ -48,3 +50,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             yield file
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """A private folder in ``output`` that is gone afterwards, whatever happens."""
+    missing = [folder for folder in (output, *output.parents) if not folder.exists()]
+    output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".work-", dir=output))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in missing:  # innermost first; what has something in it stays
+            try:
+                folder.rmdir()
+            except OSError:
+                break

@@ -6,34 +6,29 @@ import dataclasses
 import inspect
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from amaranth import Elaboratable
-from amaranth.back.rtlil import convert
 from amaranth.build.run import LocalBuildProducts
 
-from . import __version__, boards, modelfile
+from . import __version__, boards, export, modelfile
 from .boards import Board
 from .cache import Cache, digest, file_digest, source_digest
 from .errors import BuildError
-from .files import atomic_path, atomic_write
+from .files import atomic_write, work_folder
 from .gateware import Network, require_supported
 from .implement import FAMILIES, DoesNotFit, Implementation, implement
 from .model import Model
 from .planner import Plan, front, plan
 from .progress import Progress
 from .report import RESOURCES, FrontReport, LayerReport, Report
-from .toolchain import find, run, without_amaranth_overrides
+from .toolchain import find, without_amaranth_overrides
 from .top import Top
 
 __all__ = ["Request", "build", "estimate", "prepare", "program", "write_verilog"]
@@ -182,7 +177,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         progress.note(f"same design, bitstream cached in {job.output}")
         result = Implementation.from_json(cache.result, job.output)
         return _publish(job, chosen, versions, result, request_key, design_key, None)
-    with _work_folder(job.output) as work:
+    with work_folder(job.output) as work:
         try:
             result = implement(
                 build_plan, family=family, tools=tools, folder=work, seeds=seeds, retry=retry,
@@ -221,31 +216,15 @@ def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False
 
 
 def write_verilog(request: Request, path: Path, progress: Progress) -> None:
-    """Write the planned network, without the board's pins and clock, as one Verilog module.
+    """Write the planned network, without the board's pins and clock, as Verilog.
 
-    Its name is ``flightrtl_`` and the model's; its ports are those of
-    :class:`~flightrtl.gateware.Network`, ``clk`` and ``rst``.
+    See :func:`flightrtl.export.write_verilog`.
     """
     job = _Job(request)
     yosys = find("yosys")
     chosen = job.plan(progress)
     progress.step("elaborating")
-    name = "flightrtl_" + re.sub(r"\W", "_", job.model.name)
-    text = convert(_network(job, chosen), name=name, emit_src=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    progress.step(f"writing {path}")
-    with _work_folder(path.parent) as work:
-        (work / "network.il").write_text(text, encoding="utf-8")
-        # As Amaranth converts to Verilog, but on files: a here-document of this size is slow.
-        (work / "network.ys").write_text(
-            "read_rtlil network.il\nproc -nomux -norom\nmemory_collect\n"
-            "attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy\n"
-            "attrmap -modattr -remove generator -remove top -remove amaranth.hierarchy\n"
-            "write_verilog -norename network.v\n", encoding="utf-8")
-        run(yosys, ["network.ys"], folder=work, log="yosys.log", progress=progress)
-        with atomic_path(path) as temporary:
-            shutil.copyfile(work / "network.v", temporary)
-    progress.done()
+    export.write_verilog(_network(job, chosen), chosen, job.sha256, path, yosys, progress)
 
 
 def program(request: Request, progress: Progress) -> None:
@@ -277,23 +256,6 @@ def _library_versions() -> dict[str, str]:
     packages = ("amaranth", "amaranth-boards", "numpy")
     return {package: metadata.version(package) for package in packages} | {
         "flightrtl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
-
-
-@contextmanager
-def _work_folder(output: Path) -> Iterator[Path]:
-    """A private folder in ``output`` that is gone afterwards, whatever happens."""
-    missing = [folder for folder in (output, *output.parents) if not folder.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work-", dir=output))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        for folder in missing:  # innermost first; what has something in it stays
-            try:
-                folder.rmdir()
-            except OSError:
-                break
 
 
 def _keep_logs(work: Path, output: Path) -> str:

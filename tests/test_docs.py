@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import posttrain
+from flightrtl.gateware import Register
 from sim import compiler
 from tests.streams import run_streams
 
@@ -117,6 +118,19 @@ def test_the_example_of_a_reused_pe_runs(capsys):
     assert len([line for line in design.splitlines() if line.strip()]) <= 40
     _, output = run_examples(page, capsys)
     assert output == "".join(fences(page, "text"))
+
+
+def test_the_examples_of_an_embedded_network_run(capsys):
+    page = ROOT / "docs" / "embed.md"
+    _, output = run_examples(page, capsys)
+    assert output == "".join(fences(page, "text"))
+
+
+def test_the_page_of_embedding_has_the_registers():
+    rows = {int(row[1], 16): row[2] for row in re.finditer(
+        r"^\| (0x\w\w) \| `?(\w+)`? \|", (ROOT / "docs" / "embed.md").read_text(encoding="utf-8"),
+        re.MULTILINE)}
+    assert rows == {4 * register: register.name for register in Register} | {0x40: "logits"}
 
 
 @pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)

@@ -45,6 +45,7 @@ from flightrtl.gateware import (
     HardwiredConvolution,
     HardwiredDense,
     HardwiredLayer,
+    ImageQueue,
     MapReorder,
     MaxPooling,
     MultiplyPE,
@@ -241,6 +242,11 @@ CASES = {
         StreamQueue, {"shape": 2, "depth": 4, "register": True}, patience=4, reach=10,
         unstable=("moves.eq(~valid | self.o.ready)", "moves.eq(~valid | fetched)", PAYLOAD),
         waits=("moves.eq(~valid | self.o.ready)", "moves.eq(self.o.ready)")),
+    "ImageQueue": Case(
+        ImageQueue, {"format": ActivationFormat(16), "size": 3}, patience=8, reach=14,
+        given=lambda spec, dut: ~dut.drop, memory="array",
+        unstable=("with m.If(~fetched | (taken & ends)):", "with m.If(~fetched | ends):", EITHER),
+        waits=("self.o.valid.eq(fetched)", "self.o.valid.eq(fetched & self.o.ready)")),
     "ResidualAdd": Case(
         ResidualAdd, {"formats": (TWO_BITS, TWO_BITS), "shifts": (0, 1), "bias": 1, "shift": 1,
                       "output": TWO_BITS, "depths": (0, 3)}, patience=5, reach=12,

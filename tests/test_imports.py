@@ -31,7 +31,8 @@ FLOORS = [
      "samples", "boards", "protocol"},
     {"gateware"},
     {"planner"},
-    {"top", "toolchain", "implement", "cache", "report", "plots", "flow", "host", "build",
+    {"top", "toolchain", "implement", "cache", "report", "plots", "testbench",
+     "export", "flow", "host", "build",
      "explore"},
 ]
 

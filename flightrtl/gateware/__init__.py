@@ -11,12 +11,17 @@ A :class:`FrameEngine` reads each weight once per image, from block RAM or from 
 :class:`FrameBuffer` holds the whole map, the array's sums wait in a :class:`DelayLine`.
 A :class:`HardwiredLayer` computes a layer another way: a :class:`PixelWindow`, a
 :class:`ShiftAddGraph` of its weights and a :class:`ParallelRequantizer`, a pixel per cycle.
+
+For other designs, a network has AXI4-Stream names in an :class:`AxiStreamNetwork`, and registers
+behind a bus in a :class:`WishboneNetwork` or :class:`CsrNetwork`.
 """
 
 from .argmax import Argmax
 from .array import PEArray
+from .axistream import AxiStreamNetwork, AxiStreamSignature
 from .buffer import StreamBuffer
 from .concat import ChannelConcat
+from .csr import CsrNarrow, CsrSignature
 from .delayline import DelayLine
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
 from .flash import FlashReader
@@ -27,13 +32,16 @@ from .framedrain import FrameDrain
 from .frameengine import FrameEngine
 from .framing import Framed, FramedLayer
 from .hardwired import Hardwired, HardwiredConvolution, HardwiredDense, HardwiredLayer
+from .imagequeue import ImageQueue
 from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
 from .parallelrequantize import ParallelRequantizer
 from .pe import ShiftPE, activation_shape
+from .peripheral import CsrNetwork, WishboneNetwork
 from .pixelwindow import PixelWindow
 from .pool import MaxPooling, SumPooling
 from .queue import StreamQueue
+from .registers import NetworkRegisters, Register, StatusBit
 from .regroup import ChannelGatherer, ChannelSerializer
 from .reorder import MapReorder
 from .repeatrom import RepeatingRom
@@ -43,15 +51,19 @@ from .scheduler import FilterScheduler
 from .shiftadd import ShiftAddGraph
 from .weights import RomStream, WeightBuffer
 from .window import SlidingWindow
+from .wishbone import WishboneRegisters, WishboneSignature
 from .xnor import XnorPE
 
 __all__ = [
-    "Argmax", "ChannelConcat", "ChannelGatherer", "ChannelSerializer", "ConvolutionEngine",
+    "Argmax", "AxiStreamNetwork", "AxiStreamSignature", "ChannelConcat", "ChannelGatherer",
+    "ChannelSerializer", "ConvolutionEngine", "CsrNarrow", "CsrNetwork", "CsrSignature",
     "DelayLine", "DenseEngine", "FilterScheduler", "FlashReader", "FoldedLayer", "Folding",
     "FrameBuffer", "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired",
-    "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "LayerEngine", "MapReorder",
-    "MaxPooling", "MultiplyPE", "Network", "PEArray", "ParallelRequantizer", "PixelWindow",
-    "RepeatingRom", "Requantizer", "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE",
-    "SlidingWindow", "StreamBuffer", "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer",
-    "XnorPE", "activation_shape", "require_supported", "unsupported",
+    "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "ImageQueue", "LayerEngine",
+    "MapReorder", "MaxPooling", "MultiplyPE", "Network", "NetworkRegisters", "PEArray",
+    "ParallelRequantizer", "PixelWindow", "Register", "RepeatingRom", "Requantizer",
+    "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StatusBit",
+    "StreamBuffer", "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer",
+    "WishboneNetwork", "WishboneRegisters", "WishboneSignature", "XnorPE", "activation_shape",
+    "require_supported", "unsupported",
 ]
