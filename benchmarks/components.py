@@ -18,7 +18,7 @@ import numpy as np
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from flightrtl import implement, modelfile, toolchain
+from flightrtl import contents, implement, modelfile, toolchain
 from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import (
     Argmax,
@@ -41,16 +41,20 @@ from flightrtl.gateware import (
     HardwiredLayer,
     ImageQueue,
     LayerEngine,
+    LoadableStream,
     MapReorder,
     MaxPooling,
     MultiplyPE,
     Network,
+    ParameterStream,
     PEArray,
     RepeatingRom,
     Requantizer,
     ResidualAdd,
+    ShiftClamp,
     ShiftPE,
     SlidingWindow,
+    SlotScheduler,
     StreamBuffer,
     StreamFork,
     StreamQueue,
@@ -60,6 +64,7 @@ from flightrtl.gateware import (
     WishboneRegisters,
     XnorPE,
 )
+from flightrtl.loadable import loadable
 from flightrtl.model import Convolution, TensorType, WeightedLayer
 from flightrtl.progress import Progress
 from flightrtl.report import table
@@ -69,7 +74,7 @@ from .results import add_options, publish
 RESULTS = Path(__file__).with_name("components.json")
 SYNTHESIS = {"ice40": "synth_ice40 -abc9 -device u -top top",
              "ecp5": "synth_ecp5 -abc9 -nowidelut -top top"}
-_RAMS = ("SB_RAM40_4K", "DP16KD")
+_RAMS = ("SB_RAM40_4K", "DP16KD", "PDPW16KD")
 
 
 def _conv3() -> FoldedLayer:
@@ -84,6 +89,28 @@ def _conv3_framed() -> FramedLayer:
     """The same layer, each weight read once."""
     folded = _conv3()
     return FramedLayer(folded.layer, folded.source, Framed(3, 4))
+
+
+def _loadable_conv3() -> FoldedLayer:
+    """The same layer for a design whose contents can be replaced."""
+    model = loadable(modelfile.load("mnist"), "ice40")
+    layer = next(layer for layer in model.layers if layer.name == "conv3")
+    assert isinstance(layer, WeightedLayer)
+    return FoldedLayer(layer, model.source(layer), Folding(3, 4),
+                       capacity=model.capacities["conv3"])
+
+
+def _loadable_engine(number: int | None = None) -> LayerEngine:
+    """Its engine with placeholders for contents, as it is synthesized."""
+    engine = LayerEngine(_loadable_conv3(), number=number)
+    assert isinstance(engine.weights, LoadableStream)
+    contents.blank([engine.weights, _parameters(engine).memory])
+    return engine
+
+
+def _parameters(engine: LayerEngine) -> ParameterStream:
+    assert engine.parameters is not None
+    return engine.parameters
 
 
 def _multiply(activation: int, weight: int) -> MultiplyPE:
@@ -160,6 +187,15 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
         shape=(28, 28, 8), kernel=(2, 2), stride=(2, 2), bias=2, shift=2),
     "Argmax, 10 logits of 16 bits": lambda: Argmax(count=10, width=16),
     "ConvolutionEngine, conv3 of mnist": lambda: LayerEngine(_conv3()),
+    "the same, loadable": _loadable_engine,
+    "the same, loadable and writable": lambda: _loadable_engine(0),
+    "its LoadableStream, 12 terms x 360": lambda: _loadable_engine().weights,
+    "its LoadableStream, writable": lambda: _loadable_engine(0).weights,
+    "its ParameterStream": lambda: _parameters(_loadable_engine()),
+    "its ParameterStream, writable": lambda: _parameters(_loadable_engine(0)),
+    "SlotScheduler, 20 bits": lambda: SlotScheduler(width=20, shift_bits=2),
+    "ShiftClamp, 20 bits to 8, 4 shifts": lambda: ShiftClamp(
+        width=20, least=6, shift_bits=2, output=ActivationFormat(8)),
     "ChannelSerializer, 8 channels to 1": lambda: ChannelSerializer(ActivationFormat(8), source=8),
     "ChannelGatherer, 1 channel to 8": lambda: ChannelGatherer(ActivationFormat(8), channels=8),
     "HardwiredLayer, conv1 of mnist": lambda: HardwiredLayer(*_first("mnist")),

@@ -46,19 +46,23 @@ from flightrtl.gateware import (
     HardwiredDense,
     HardwiredLayer,
     ImageQueue,
+    LoadableStream,
     MapReorder,
     MaxPooling,
     MultiplyPE,
     Network,
     ParallelRequantizer,
+    ParameterStream,
     PEArray,
     PixelWindow,
     RepeatingRom,
     Requantizer,
     ResidualAdd,
     ShiftAddGraph,
+    ShiftClamp,
     ShiftPE,
     SlidingWindow,
+    SlotScheduler,
     StreamBuffer,
     StreamFork,
     StreamQueue,
@@ -196,6 +200,11 @@ def last(spec, dut):
     return dut.i.payload.last
 
 
+def ends(spec, dut):
+    """Every slot ends a filter."""
+    return dut.parameters.payload.ends
+
+
 def byte_after_byte(m, dut):
     """A line that carries bytes without a gap."""
     line = Signal(40, init=0xFF0F0F0FF0)
@@ -270,8 +279,29 @@ CASES = {
     "RomStream": Case(
         RomStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8,
         unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
-        waits=("raw.eq(port.data), self.o.valid.eq(fetched)",
-               "raw.eq(port.data), self.o.valid.eq(fetched & self.o.ready)")),
+        waits=("raw.eq(stored), self.o.valid.eq(fetched)",
+               "raw.eq(stored), self.o.valid.eq(fetched & self.o.ready)")),
+    "LoadableStream": Case(
+        LoadableStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8, memory="array",
+        unstable=("m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]",
+                  "m.d.comb += [port.en.eq(1), port.addr.eq(address)]", PAYLOAD),
+        waits=("if self.number is not None:\n            with m.If(self.written):",
+               "if self.number is None:\n            with m.If(~self.o.ready):")),
+    "ParameterStream": Case(
+        ParameterStream, {"words": [21, 9, 30], "width": 2, "shift_bits": 1, "parts": 2},
+        patience=3, reach=9, memory="array",
+        unstable=("memory.o.ready.eq(~last | self.o.ready)", "memory.o.ready.eq(1)", EITHER),
+        waits=("self.o.valid.eq(memory.o.valid & last)",
+               "self.o.valid.eq(memory.o.valid & last & self.o.ready)")),
+    "SlotScheduler": Case(
+        SlotScheduler, {"width": 3, "shift_bits": 1}, patience=2, reach=8, given=ends,
+        unstable=("room.eq(~self.o.valid | self.o.ready)", "room.eq(1)", EITHER),
+        waits=("room.eq(~self.o.valid | self.o.ready)", "room.eq(self.o.ready)")),
+    "ShiftClamp": Case(
+        ShiftClamp, {"width": 4, "least": 0, "shift_bits": 1, "output": TWO_BITS}, patience=3,
+        reach=8,
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", EITHER),
+        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "RomStream with register": Case(
         RomStream, {"shape": 2, "words": [1, 2], "register": True}, patience=3, reach=9,
         unstable=("fetch.eq(~fetched | ~valid | self.o.ready)", "fetch.eq(1)", PAYLOAD),

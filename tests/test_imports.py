@@ -28,12 +28,11 @@ FLOORS = [
     {"formats", "shiftadd"},
     {"model"},
     {"rules", "container", "models", "check", "document", "modelfile", "golden", "datasets",
-     "samples", "boards", "protocol"},
+     "samples", "boards", "loadable", "protocol"},
     {"gateware"},
     {"planner"},
-    {"top", "toolchain", "implement", "cache", "report", "plots", "testbench",
-     "export", "flow", "host", "build",
-     "explore"},
+    {"top", "toolchain", "implement", "cache", "report", "plots", "testbench", "export", "flow",
+     "host", "build", "blank", "blockram", "contents", "explore", "reuse"},
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.

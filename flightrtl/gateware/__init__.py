@@ -33,9 +33,11 @@ from .frameengine import FrameEngine
 from .framing import Framed, FramedLayer
 from .hardwired import Hardwired, HardwiredConvolution, HardwiredDense, HardwiredLayer
 from .imagequeue import ImageQueue
+from .loadablestream import LoadableStream, WriteSignature
 from .multiply import MultiplyPE
 from .network import Network, require_supported, unsupported
 from .parallelrequantize import ParallelRequantizer
+from .parameters import ParameterStream
 from .pe import ShiftPE, activation_shape
 from .peripheral import CsrNetwork, WishboneNetwork
 from .pixelwindow import PixelWindow
@@ -49,6 +51,8 @@ from .requantize import Requantizer
 from .residual import ResidualAdd
 from .scheduler import FilterScheduler
 from .shiftadd import ShiftAddGraph
+from .shiftclamp import ShiftClamp
+from .slotscheduler import SlotScheduler
 from .weights import RomStream, WeightBuffer
 from .window import SlidingWindow
 from .wishbone import WishboneRegisters, WishboneSignature
@@ -60,10 +64,10 @@ __all__ = [
     "DelayLine", "DenseEngine", "FilterScheduler", "FlashReader", "FoldedLayer", "Folding",
     "FrameBuffer", "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired",
     "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "ImageQueue", "LayerEngine",
-    "MapReorder", "MaxPooling", "MultiplyPE", "Network", "NetworkRegisters", "PEArray",
-    "ParallelRequantizer", "PixelWindow", "Register", "RepeatingRom", "Requantizer",
-    "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftPE", "SlidingWindow", "StatusBit",
-    "StreamBuffer", "StreamFork", "StreamQueue", "SumPooling", "WeightBuffer",
-    "WishboneNetwork", "WishboneRegisters", "WishboneSignature", "XnorPE", "activation_shape",
-    "require_supported", "unsupported",
+    "LoadableStream", "MapReorder", "MaxPooling", "MultiplyPE", "Network", "NetworkRegisters",
+    "PEArray", "ParallelRequantizer", "ParameterStream", "PixelWindow", "Register", "RepeatingRom",
+    "Requantizer", "ResidualAdd", "RomStream", "ShiftAddGraph", "ShiftClamp", "ShiftPE",
+    "SlidingWindow", "SlotScheduler", "StatusBit", "StreamBuffer", "StreamFork", "StreamQueue",
+    "SumPooling", "WeightBuffer", "WishboneNetwork", "WishboneRegisters", "WishboneSignature",
+    "WriteSignature", "XnorPE", "activation_shape", "require_supported", "unsupported",
 ]

@@ -17,13 +17,18 @@ from ..model import Convolution, Dense, WeightedLayer
 from .array import PEArray
 from .buffer import StreamBuffer
 from .folding import FoldedLayer
+from .loadablestream import LoadableStream, WriteSignature
 from .mapstream import map_shape
+from .parameters import ParameterStream
 from .requantize import Requantizer
 from .scheduler import FilterScheduler
-from .weights import WeightBuffer
+from .shiftclamp import ShiftClamp
+from .slotscheduler import SlotScheduler, slot_parameters
+from .weights import RomStream, WeightBuffer, weight_layout, weight_words
 from .window import SlidingWindow
 
-__all__ = ["ConvolutionEngine", "DenseEngine", "LayerEngine", "filter_offsets", "sum_range"]
+__all__ = ["ConvolutionEngine", "DenseEngine", "LayerEngine", "accumulator_bits", "filter_offsets",
+           "parameter_words", "sum_range"]
 
 
 def filter_offsets(layer: WeightedLayer, offsets: IntArray) -> IntArray:
@@ -52,6 +57,34 @@ def sum_range(layer: WeightedLayer, source: ActivationFormat,
     return int(low.min(initial=0)), int(high.max(initial=0))
 
 
+def accumulator_bits(folded: FoldedLayer) -> int:
+    """Width of an engine's accumulators."""
+    if folded.capacity is not None:
+        return folded.capacity.width
+    return signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
+
+
+def _biases(folded: FoldedLayer) -> list[int]:
+    """What is added to the array's sum of each filter."""
+    layer = folded.layer
+    bias = layer.bias - filter_offsets(layer, folded.offsets)
+    return [int(value) for value in bias]
+
+
+def parameter_words(folded: FoldedLayer) -> list[int]:
+    """What the memory of parameters of a loadable engine holds, slot by slot."""
+    layer, capacity = folded.layer, folded.capacity
+    assert capacity is not None
+    biases, shifts = _biases(folded), (layer.shift - capacity.least).tolist()
+    size = layer.filters // layer.groups
+    words: list[int] = []
+    for group, passes in enumerate(folded.group_passes):
+        its = slice(group * size, (group + 1) * size)
+        words += slot_parameters(layer.k[its], biases[its], shifts[its],
+                                 passes * folded.folding.lanes, capacity.width)
+    return words
+
+
 class LayerEngine(wiring.Component):
     """A weighted layer as a pipeline: window and weights, array, scheduler, requantizer.
 
@@ -59,6 +92,10 @@ class LayerEngine(wiring.Component):
     as long as pixels arrive and results leave in time, over the edges of rows and images too: its
     busy cycles for an image are :attr:`FoldedLayer.cycles`, and with enough input it starts an
     image every so many.
+
+    With a capacity (:class:`FoldedLayer`), all that depends on the training is in block RAM: the
+    weights in a :class:`LoadableStream`, bias, shift and the marks of each slot in a
+    :class:`ParameterStream`, for a :class:`SlotScheduler` and a :class:`ShiftClamp`.
 
     Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,033
     LUT4 and 8 block RAMs on iCE40, 1,054 and 3 on ECP5. Latency: an output pixel leaves
@@ -71,6 +108,9 @@ class LayerEngine(wiring.Component):
         The layer, what feeds it, and how it is folded.
     register : bool
         A register behind each memory, see :class:`~flightrtl.gateware.weights.RomStream`.
+    number : int, optional
+        Of the memory of weights, to write it; the parameters' is the next one. Needs
+        ``folded.capacity``.
 
     Members
     -------
@@ -79,37 +119,62 @@ class LayerEngine(wiring.Component):
     o : Out(stream) of the layer's activation
         The output map by row, column, filter; ``folded.folding.pixels`` pixels at a time. See
         :func:`~flightrtl.gateware.mapstream.map_shape`.
+    write : In(WriteSignature)
+        With ``number`` only: into the memories, while no image is in the engine.
     """
 
     i: stream.Interface
     o: stream.Interface
+    write: Any
 
-    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+    def __init__(self, folded: FoldedLayer, *, register: bool = False,
+                 number: int | None = None) -> None:
         layer, source, folding = folded.layer, folded.source, folded.folding
         self.folded = folded
-        low, high = sum_range(layer, source.format, folded.offsets)
-        width = signed_bits(low, high)
+        self.number = number
+        if number is not None and folded.capacity is None:
+            raise ValueError(f"layer {layer.name!r}: only an engine with a capacity can be written")
         self.window = SlidingWindow(
             shape=source.shape, kernel=layer.kernel, stride=layer.stride, padding=layer.padding,
             simd=folding.simd, column=folding.column, passes=folded.group_passes,
             rows=folding.rows, register=register, format=source.format,
             pixels=folding.pixels, source_pixels=folded.source_pixels)
-        self.weights = WeightBuffer(folded, register=register)
+        self.weights: RomStream
+        self.parameters: ParameterStream | None = None
+        self.scheduler: FilterScheduler | SlotScheduler
+        self.requantizer: Requantizer | ShiftClamp
+        if folded.capacity is None:
+            low, high = sum_range(layer, source.format, folded.offsets)
+            width = signed_bits(low, high)
+            self.weights = WeightBuffer(folded, register=register)
+            self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
+                                             pixels=folding.pixels, groups=layer.groups)
+            self.requantizer = Requantizer(low=low, high=high, bias=_biases(folded),
+                                           shift=layer.shift.tolist(), output=layer.output,
+                                           pixels=folding.pixels, register=register)
+        else:
+            width, shift_bits = folded.capacity.width, folded.capacity.shift_bits
+            self.weights = LoadableStream(weight_layout(folded), weight_words(folded),
+                                          register=register, number=number)
+            self.parameters = ParameterStream(
+                parameter_words(folded), width=width, shift_bits=shift_bits,
+                parts=folded.parameter_parts, register=register,
+                number=None if number is None else number + 1)
+            self.scheduler = SlotScheduler(width=width, shift_bits=shift_bits,
+                                           pixels=folding.pixels)
+            self.requantizer = ShiftClamp(
+                width=width, least=folded.capacity.least, shift_bits=shift_bits,
+                output=layer.output, pixels=folding.pixels)
         self.array = PEArray(lanes=folding.lanes, simd=folding.simd, width=width,
                              activation=source.format, term=folded.term,
                              pixels=folding.pixels, dsp=folding.dsp)
-        self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
-                                         pixels=folding.pixels, groups=layer.groups)
-        bias = layer.bias - filter_offsets(layer, folded.offsets)
-        self.requantizer = Requantizer(low=low, high=high, bias=bias.tolist(),
-                                       shift=layer.shift.tolist(), output=layer.output,
-                                       pixels=folding.pixels, register=register)
         self.buffer = StreamBuffer(map_shape(layer.output, pixels=folding.pixels))
         # Array; the first slot's place in the chain; scheduler; requantizer; buffer.
-        self.latency = self.array.latency + folding.lanes + 1 + 3 + 1
+        self.latency = self.array.latency + folding.lanes + 1 + self.requantizer.latency + 1
         super().__init__({
             "i": In(self.window.i.signature.flip()),
             "o": Out(self.buffer.o.signature),
+            **({} if number is None else {"write": In(WriteSignature())}),
         })
 
     def compute(self, images: ArrayLike) -> IntArray:
@@ -126,8 +191,16 @@ class LayerEngine(wiring.Component):
         groups = np.repeat(np.arange(layer.groups), folded.group_passes)
         sums = [self.array.compute(pixel[group], one_pass) for pixel in parts
                 for group, one_pass in zip(groups, terms, strict=True)]
-        filters = self.scheduler.compute(np.array(sums).ravel().tolist())
-        return self.requantizer.compute(filters).reshape(n, rows, columns, layer.filters)
+        if isinstance(self.scheduler, FilterScheduler):
+            assert isinstance(self.requantizer, Requantizer)
+            filters = self.scheduler.compute(np.array(sums).ravel().tolist())
+            results = self.requantizer.compute(filters)
+        else:
+            assert self.parameters is not None
+            assert isinstance(self.requantizer, ShiftClamp)
+            results = self.requantizer.compute(*self.scheduler.compute(
+                np.array(sums).reshape(len(parts), -1), self.parameters.words))
+        return results.reshape(n, rows, columns, layer.filters)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -149,6 +222,15 @@ class LayerEngine(wiring.Component):
             array.i.payload.last.eq(window.o.payload.last),
         ]
         wiring.connect(m, array.o, scheduler.i)
+        if self.parameters is not None:
+            assert isinstance(scheduler, SlotScheduler)
+            m.submodules.parameters = self.parameters
+            wiring.connect(m, self.parameters.o, scheduler.parameters)
+        if self.number is not None:
+            assert self.parameters is not None
+            assert isinstance(weights, LoadableStream)
+            wiring.connect(m, wiring.flipped(self.write), weights.write)
+            wiring.connect(m, wiring.flipped(self.write), self.parameters.write)
         wiring.connect(m, scheduler.o, requantizer.i)
         wiring.connect(m, requantizer.o, buffer.i)
         wiring.connect(m, buffer.o, wiring.flipped(self.o))
@@ -158,16 +240,18 @@ class LayerEngine(wiring.Component):
 class ConvolutionEngine(LayerEngine):
     """A convolution, see :class:`LayerEngine`."""
 
-    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+    def __init__(self, folded: FoldedLayer, *, register: bool = False,
+                 number: int | None = None) -> None:
         if not isinstance(folded.layer, Convolution):
             raise TypeError(f"layer must be a Convolution, not {folded.layer!r}")
-        super().__init__(folded, register=register)
+        super().__init__(folded, register=register, number=number)
 
 
 class DenseEngine(LayerEngine):
     """A dense layer: one window that covers the whole map, see :class:`LayerEngine`."""
 
-    def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
+    def __init__(self, folded: FoldedLayer, *, register: bool = False,
+                 number: int | None = None) -> None:
         if not isinstance(folded.layer, Dense):
             raise TypeError(f"layer must be a Dense, not {folded.layer!r}")
-        super().__init__(folded, register=register)
+        super().__init__(folded, register=register, number=number)

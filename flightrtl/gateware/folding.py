@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ..formats import FixedFormat, IntArray, WeightFormat, _integer
+from ..loadable import Capacity
 from ..model import Convolution, Dense, TensorType
 from .linebuffer import Ring, window_ring
 from .processing import code_offsets
@@ -131,6 +132,8 @@ class FoldedLayer:
         How it is folded.
     source_pixels : int
         Pixels that arrive at the same time.
+    capacity : Capacity, optional
+        For which other trainings the engine has room; ``layer`` is padded to it.
 
     Raises
     ------
@@ -144,6 +147,7 @@ class FoldedLayer:
     source: TensorType
     folding: Folding
     source_pixels: int = 1
+    capacity: Capacity | None = None
 
     def __post_init__(self) -> None:
         _integer(self.source_pixels, "source_pixels", 1, 1 << 12)
@@ -223,6 +227,16 @@ class FoldedLayer:
     def drain_program(self) -> list[tuple[bool, bool]]:
         """The drain's steps for one pixel, see :func:`drain_program`."""
         return drain_program(self.layer.k, self.folding.lanes, self.layer.groups)
+
+    @property
+    def parameter_parts(self) -> int:
+        """In how many parts a loadable engine reads the parameters of a slot.
+
+        As many as make one block RAM do, where the drain has the time for it.
+        """
+        assert self.capacity is not None
+        parts = -(-self.capacity.word_bits // self.capacity.port)
+        return parts if parts * self.folding.lanes + 1 <= self.words else 1
 
     @property
     def cycles_per_pixel(self) -> int:

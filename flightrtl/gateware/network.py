@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
 from ..formats import IntArray
+from ..loadable import Capacity, LoadableModel
 from ..model import (
     INPUT,
     Add,
@@ -37,6 +38,7 @@ from .fork import StreamFork
 from .frameengine import FrameEngine
 from .framing import Framed, FramedLayer
 from .hardwired import Hardwired, HardwiredLayer
+from .loadablestream import LoadableStream, WriteSignature
 from .mapstream import map_shape
 from .pe import activation_shape
 from .pool import MaxPooling, SumPooling
@@ -53,22 +55,28 @@ Stage = LayerEngine | HardwiredLayer | FrameEngine | MaxPooling | SumPooling
 
 
 def _stage(layer: Layer, source: TensorType, pixels: int, folding: LayerChoice | None,
-           register: bool) -> Stage:
+           register: bool, capacity: Capacity | None, number: int | None) -> Stage:
     """The component that computes a layer that joins no maps; it is fed ``pixels`` at a time."""
     if isinstance(layer, WeightedLayer):
         assert folding is not None      # stream_pixels has seen to that
         if isinstance(folding, Hardwired):
             assert isinstance(layer, (Convolution, Dense))
+            if capacity is not None:
+                raise ValueError(f"layer {layer.name!r} is hard-wired: its weights cannot be "
+                                 "replaced; fold it")
             return HardwiredLayer(layer, source, channels=1, filters=1, pixels=folding.pixels,
                                   stage=folding.stage)
         if isinstance(folding, Framed):
             assert isinstance(layer, (Convolution, Dense))
+            if capacity is not None:
+                raise ValueError(f"layer {layer.name!r} is framed: its weights cannot be replaced "
+                                 "yet; fold it")
             return FrameEngine(FramedLayer(layer, source, folding, register))
-        folded = FoldedLayer(layer, source, folding, pixels)
+        folded = FoldedLayer(layer, source, folding, pixels, capacity)
         if isinstance(layer, Dense):
-            return DenseEngine(folded, register=register)
+            return DenseEngine(folded, register=register, number=number)
         if isinstance(layer, Convolution):
-            return ConvolutionEngine(folded, register=register)
+            return ConvolutionEngine(folded, register=register, number=number)
     if isinstance(layer, SumPool):
         return SumPooling(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
                           bias=layer.bias, shift=layer.shift, format=source.format,
@@ -140,7 +148,8 @@ class Network(wiring.Component):
     Parameters
     ----------
     model : Model
-        The network, checked.
+        The network, checked. Of a :class:`~flightrtl.loadable.LoadableModel`, the contents of the
+        memories can be replaced by those of another one.
     foldings : mapping of str to Folding, Hardwired or Framed
         For each convolution and dense layer, by name.
     memory_register : bool
@@ -163,6 +172,8 @@ class Network(wiring.Component):
     weights_NAME : In(stream)
         For each layer that is :class:`~flightrtl.gateware.framing.Framed` with ``external``, its
         weights, see :class:`~flightrtl.gateware.frameengine.FrameEngine`.
+    write : In(WriteSignature)
+        Of a writable model only: into :attr:`memories`, while no image is in the network.
 
     Raises
     ------
@@ -178,6 +189,7 @@ class Network(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
+    write: Any
 
     def __init__(self, model: Model, foldings: Mapping[str, LayerChoice], *,
                  memory_register: bool = False, queues: Depths | None = None) -> None:
@@ -191,8 +203,12 @@ class Network(wiring.Component):
         if pixels[model.layers[-1].name] > 1:
             raise ValueError(f"layer {model.layers[-1].name!r} gives the logits: it must be "
                              "folded with pixels=1")
+        capacities = model.capacities if isinstance(model, LoadableModel) else {}
+        self.writable = isinstance(model, LoadableModel) and model.writable
+        numbers = {name: 2 * n for n, name in enumerate(capacities)} if self.writable else {}
         simple = {layer.name: _stage(layer, model.source(layer), pixels[layer.inputs[0]],
-                                     foldings.get(layer.name), memory_register)
+                                     foldings.get(layer.name), memory_register,
+                                     capacities.get(layer.name), numbers.get(layer.name))
                   for layer in model.layers if not isinstance(layer, Join)}
         self.queues = self._queues(simple, queues, memory_register)
         """Depths of the queues before each addition or concatenation."""
@@ -214,7 +230,18 @@ class Network(wiring.Component):
             "o": Out(self.argmax.o.signature),
             **{f"weights_{name}": In(stage.weights.signature.flip())
                for name, stage in self.external.items()},
+            **({"write": In(WriteSignature())} if self.writable else {}),
         })
+
+    @property
+    def memories(self) -> list[LoadableStream]:
+        """The memories that can be replaced, by number: of each layer, weights and parameters."""
+        found: list[LoadableStream] = []
+        for stage in self.stages.values():
+            if isinstance(stage, LayerEngine) and stage.parameters is not None:
+                assert isinstance(stage.weights, LoadableStream)
+                found += [stage.weights, stage.parameters.memory]
+        return found
 
     def _queues(self, stages: Mapping[str, Stage], queues: Depths | None,
                 register: bool) -> dict[str, tuple[int, ...]]:
@@ -280,6 +307,8 @@ class Network(wiring.Component):
             m.submodules[layer.name] = stage
             ports = (stage.operands if isinstance(stage, (ResidualAdd, ChannelConcat))
                      else [stage.i])
+            if self.writable and isinstance(stage, LayerEngine):
+                wiring.connect(m, wiring.flipped(self.write), stage.write)
             for edge, port in zip(layer.inputs, ports, strict=True):
                 wiring.connect(m, free[edge].pop(0), port)
             if layer.name in self.external:

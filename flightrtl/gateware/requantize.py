@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_b
 from .mapstream import map_shape, map_values, vector
 from .repeatrom import repeating_rom
 
-__all__ = ["Requantizer"]
+__all__ = ["Requantizer", "clamped", "shift_stages"]
 
 
 class Requantizer(wiring.Component):
@@ -54,6 +54,8 @@ class Requantizer(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
+
+    latency = 3
 
     def __init__(self, *, low: int, high: int, bias: Sequence[int], shift: Sequence[int],
                  output: ActivationFormat, pixels: int = 1, register: bool = False,
@@ -109,27 +111,37 @@ class Requantizer(wiring.Component):
             total = Signal(signed(self.total_width), name=f"total{suffix}", reset_less=True)
             # Beyond the output's range only "too low" and "too high" matter, so that the shifter
             # drops what the least shift drops before it starts.
-            width = signed(max(1, self.total_width - least))
-            value = total >> least
-            for bit in range(shift_bits):
-                step = Signal(width, name=f"shifter_{bit}{suffix}")
-                m.d.comb += step.eq(Mux(shifts[bit], value >> (1 << bit), value))
-                value = step
-            shifted = Signal(width, name=f"shifted{suffix}", reset_less=True)
+            width = max(1, self.total_width - least)
+            value = shift_stages(m, total >> least, shifts, width, suffix)
+            shifted = Signal(signed(width), name=f"shifted{suffix}", reset_less=True)
             with m.If(advance):
                 m.d.sync += [
                     total.eq(accumulator + rom.o.payload[:bias_bits].as_signed()),
                     shifted.eq(value),
-                    result.eq(shifted),
                 ]
-                # A value is in range if its bits above the output's all equal its sign.
-                upper = shifted[self.output.bits - self.output.signed:]
-                with m.If(~shifted[-1] & upper.any()):
-                    m.d.sync += result.eq(self.output.max)
-                if self.output.signed:
-                    with m.If(shifted[-1] & ~upper.all()):
-                        m.d.sync += result.eq(self.output.min)
-                else:
-                    with m.If(shifted[-1]):
-                        m.d.sync += result.eq(0)
+                clamped(m, shifted, result, self.output)
         return m
+
+
+def shift_stages(m: Module, value: Value, shift: Value, width: int, suffix: str = "") -> Value:
+    """``value >> shift`` in ``width`` bits, signed, a stage of multiplexers for each bit of it."""
+    for bit in range(len(shift)):
+        step = Signal(signed(width), name=f"shifter_{bit}{suffix}")
+        m.d.comb += step.eq(Mux(shift[bit], value >> (1 << bit), value))
+        value = step
+    return value
+
+
+def clamped(m: Module, shifted: Signal, result: Value, output: ActivationFormat) -> None:
+    """In the next cycle, ``result`` is ``shifted`` brought into the output's range."""
+    m.d.sync += result.eq(shifted)
+    # A value is in range if its bits above the output's all equal its sign.
+    upper = shifted[output.bits - output.signed:]
+    with m.If(~shifted[-1] & upper.any()):
+        m.d.sync += result.eq(output.max)
+    if output.signed:
+        with m.If(shifted[-1] & ~upper.all()):
+            m.d.sync += result.eq(output.min)
+    else:
+        with m.If(shifted[-1]):
+            m.d.sync += result.eq(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from amaranth.lib.wiring import Out
 from ..formats import IntArray, WeightFormat
 from .folding import FoldedLayer
 
-__all__ = ["RomStream", "WeightBuffer", "block_ram"]
+__all__ = ["RomStream", "WeightBuffer", "block_ram", "weight_layout", "weight_words"]
 
 BLOCK_BITS = 1024
 """From this size on a memory goes to block RAM; below, logic cells are the cheaper ROM."""
@@ -47,6 +47,8 @@ class RomStream(wiring.Component):
     register : bool
         Whether a register follows the memory. ECP5 block RAM is slow without one, and there it
         is free; on iCE40 it costs a logic cell for each bit.
+    ports : mapping of str to Member, optional
+        Further members, of a component that is one of these.
 
     Members
     -------
@@ -56,32 +58,37 @@ class RomStream(wiring.Component):
 
     o: stream.Interface
 
-    def __init__(self, shape: ShapeLike, words: Sequence[int], *, register: bool = False) -> None:
+    def __init__(self, shape: ShapeLike, words: Sequence[int], *, register: bool = False,
+                 ports: Mapping[str, wiring.Member] | None = None) -> None:
         self.words = [int(word) for word in words]
         if not self.words:
             raise ValueError("words must not be empty")
         self.register = register
-        super().__init__({"o": Out(stream.Signature(shape))})
+        super().__init__({"o": Out(stream.Signature(shape)), **(ports or {})})
 
     def compute(self, count: int) -> list[int]:
         """The first ``count`` words of the stream."""
         return [self.words[n % len(self.words)] for n in range(count)]
 
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        raw = Value.cast(self.o.payload)
-        width = len(raw)
+    def _memory(self, m: Module, fetch: Signal, address: Signal) -> Value:
+        """The memory; its word of the cycle after ``fetch``."""
+        width = len(Value.cast(self.o.payload))
         style = "block" if width * len(self.words) >= BLOCK_BITS else "logic"
         rom: memory.Memory[Any, Any] = memory.Memory(
             shape=width, depth=len(self.words), init=self.words,
             attrs={"ram_style": style, "rom_style": style})
         m.submodules.rom = rom
         port = rom.read_port()
+        m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]
+        return port.data
 
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        raw = Value.cast(self.o.payload)
         fetch = Signal()
         fetched = Signal()
-        address = Signal.like(port.addr)
-        m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]
+        address = Signal(range(len(self.words)))
+        stored = self._memory(m, fetch, address)
         with m.If(fetch):
             m.d.sync += fetched.eq(1)
             if len(self.words) & (len(self.words) - 1):
@@ -93,16 +100,21 @@ class RomStream(wiring.Component):
                 m.d.sync += address.eq(address + 1)
 
         if self.register:
-            word = Signal(width, reset_less=True)
+            word = Signal(len(raw), reset_less=True)
             valid = Signal()
             m.d.comb += fetch.eq(~fetched | ~valid | self.o.ready)
             with m.If(fetch):
-                m.d.sync += [word.eq(port.data), valid.eq(fetched)]
+                m.d.sync += [word.eq(stored), valid.eq(fetched)]
             m.d.comb += [raw.eq(word), self.o.valid.eq(valid)]
+            self._restart(m, fetched, address, valid)
         else:
             m.d.comb += fetch.eq(~fetched | self.o.ready)
-            m.d.comb += [raw.eq(port.data), self.o.valid.eq(fetched)]
+            m.d.comb += [raw.eq(stored), self.o.valid.eq(fetched)]
+            self._restart(m, fetched, address)
         return m
+
+    def _restart(self, m: Module, *state: Signal) -> None:
+        """Where the contents may change: what to clear when they do. Here they do not."""
 
 
 class WeightBuffer(RomStream):
@@ -129,10 +141,19 @@ class WeightBuffer(RomStream):
 
     def __init__(self, folded: FoldedLayer, *, register: bool = False) -> None:
         self.folded = folded
-        lanes, simd, term = folded.folding.lanes, folded.folding.simd, folded.term
-        super().__init__(data.ArrayLayout(data.ArrayLayout(term.code_bits, simd), lanes),
-                         pack(folded.words_of_terms.reshape(-1, lanes * simd), term),
-                         register=register)
+        super().__init__(weight_layout(folded), weight_words(folded), register=register)
+
+
+def weight_layout(folded: FoldedLayer) -> data.ArrayLayout:
+    """A word of weights: by lane, then by input."""
+    lanes, simd, term = folded.folding.lanes, folded.folding.simd, folded.term
+    return data.ArrayLayout(data.ArrayLayout(term.code_bits, simd), lanes)
+
+
+def weight_words(folded: FoldedLayer) -> list[int]:
+    """All words of weights, in order."""
+    lanes, simd = folded.folding.lanes, folded.folding.simd
+    return pack(folded.words_of_terms.reshape(-1, lanes * simd), folded.term)
 
 
 def pack(codes: IntArray, term: WeightFormat) -> list[int]:

@@ -16,6 +16,7 @@ from ..gateware.processing import processing_element
 from ..gateware.queue import StreamQueue
 from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
+from ..loadable import Capacity
 from ..model import MaxPool, Model, TensorType
 
 __all__ = ["Cost", "array_cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks",
@@ -127,6 +128,8 @@ REQUANTIZER_LUT4 = 10
 SCHEDULER_LUT4 = 8
 """A scheduler that has nothing to add up, and per bit of accumulator if it has:"""
 SCHEDULER_BIT_LUT4 = 2
+LOADABLE_BIT_LUT4 = 2
+"""A scheduler that is given its parameters, per bit of accumulator."""
 COUNTER_LUT4 = 14
 """The address of a weight memory."""
 
@@ -221,14 +224,16 @@ def engine_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
         Bits of the array's accumulators.
     """
     return total((Cost(lut4=PLACED_LUT4[family]), array_cost(folded, family, accumulator),
-                  _rest_cost(folded, accumulator),
+                  _rest_cost(folded, accumulator, family),
                   _window_cost(folded, family), _weights_cost(folded, family)))
 
 
-def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
+def _rest_cost(folded: FoldedLayer, accumulator: int, family: str) -> Cost:
     """Scheduler, requantizer and output buffer."""
     layer = folded.layer
     bits = layer.output.bits
+    if folded.capacity is not None:
+        return _loadable_rest_cost(folded, folded.capacity, family)
     span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
     adds = max(layer.k, default=0) > 1
     pixel = (accumulator * (1 + SCHEDULER_BIT_LUT4 * adds) + accumulator * (1 + span) + 2 * bits
@@ -238,11 +243,23 @@ def _rest_cost(folded: FoldedLayer, accumulator: int) -> Cost:
                 ff=pixels * (accumulator * (3 + adds) + 4 * bits) + 20)
 
 
+def _loadable_rest_cost(folded: FoldedLayer, capacity: Capacity, family: str) -> Cost:
+    """The same of a loadable engine, and its memory of parameters."""
+    bits, pixels, parts = folded.layer.output.bits, folded.folding.pixels, folded.parameter_parts
+    width = -(-capacity.word_bits // parts)
+    shifter = max(1, capacity.width - capacity.least) * max(1, capacity.shift_bits)
+    pixel = LOADABLE_BIT_LUT4 * capacity.width + shifter + 2 * bits + BUFFER_BIT_LUT4 * bits
+    lut4 = (SCHEDULER_LUT4 + REQUANTIZER_LUT4 + BUFFER_LUT4 + COUNTER_LUT4 + width * (parts - 1)
+            + pixels * pixel)
+    return Cost(lut4=round(lut4), ff=pixels * (2 * capacity.width + 4 * bits) + 20,
+                bram=memory_brams(family, folded.passes * folded.folding.lanes * parts, width))
+
+
 def _weights_cost(folded: FoldedLayer, family: str) -> Cost:
     width = folded.folding.lanes * folded.folding.simd * folded.term.code_bits
     depth = folded.passes * folded.words
     ff = 10 + width * (family == "ecp5")  # the register behind the memory
-    if width * depth >= ROM_BLOCK_BITS:
+    if width * depth >= ROM_BLOCK_BITS or folded.capacity is not None:
         return Cost(lut4=COUNTER_LUT4, ff=ff, bram=memory_brams(family, depth, width))
     # A function of the address for each bit: one LUT4 for 16 words, three for 32, ...
     return Cost(lut4=COUNTER_LUT4 + width * (2 * -(-depth // 16) - 1), ff=ff + width)

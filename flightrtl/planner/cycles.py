@@ -22,6 +22,7 @@ from ..gateware.hardwired import HardwiredLayer
 from ..gateware.network import Network
 from ..gateware.pool import MaxPooling, SumPooling
 from ..gateware.residual import ResidualAdd
+from ..gateware.scheduler import FilterScheduler
 from ..gateware.transfers import LayerChoice
 from ..model import INPUT, Model
 from .frame import FrameCycles
@@ -75,8 +76,16 @@ class _Engine:
         self.lanes = array.lanes
         self.top = 1 << (array.latency - 2)
         self.mask = (self.top << 1) - 1
-        self.program = [(*step, waits) for step, waits in zip(
-            engine.scheduler.program, engine.scheduler.waits, strict=True)]
+        scheduler = engine.scheduler
+        if isinstance(scheduler, FilterScheduler):
+            self.program = [(*step, waits) for step, waits in zip(
+                scheduler.program, scheduler.waits, strict=True)]
+            self.parts, self.single = 1, False
+        else:   # whose sum is its only register, and whose parameters come in parts
+            self.program = [(*step, True) for step in engine.folded.drain_program]
+            self.parts, self.single = engine.folded.parameter_parts, True
+        self.last_stage = 1 << engine.requantizer.latency - 1
+        self.parameters = 0     # parts that are missing
         # Writer and reader.
         self.filled = self.used = self.word = self.window = self.row = 0
         self.slack = -self.steps[0].rows
@@ -93,10 +102,13 @@ class _Engine:
     def tick(self, valid: bool, ready: bool) -> None:
         """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
         # What is combinational, from the output back.
-        result = self.pipeline & 4 != 0
+        result = self.pipeline & self.last_stage != 0
         requantizes = not (result and self.full)
         takes, ends, waits = self.program[self.step]
-        room = not ends or not self.summed or requantizes
+        room = not (ends or self.single) or not self.summed or requantizes
+        if self.parameters:
+            self.parameters -= 1
+            room = False
         holds = self.remaining != 0
         steps = (holds or not waits) and room
         taken = holds and takes and room
@@ -113,11 +125,12 @@ class _Engine:
         else:
             self.full = self.full or result
         if requantizes:
-            self.pipeline = (self.pipeline << 1 & 7) | self.summed
+            self.pipeline = (self.pipeline << 1 & 2 * self.last_stage - 1) | self.summed
             self.summed = False
         # Scheduler and array.
         if steps:
             self.summed = self.summed or ends
+            self.parameters = self.parts - 1
             self.step += 1
             if self.step == len(self.program):
                 self.step = 0

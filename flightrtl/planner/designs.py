@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from ..boards import Board
 from ..errors import BuildError
-from ..formats import signed_bits
 from ..gateware.dataflow import Depths
-from ..gateware.engine import sum_range
+from ..gateware.engine import accumulator_bits
 from ..gateware.folding import FoldedLayer
 from ..gateware.network import Network, joiner
 from ..gateware.transfers import LayerChoice, stream_pixels
+from ..loadable import LoadableModel
 from ..model import Convolution, Dense, Join, Model, WeightedLayer
 from .choice import Choice
 from .cost import Cost, engine_cost, join_cost, pool_cost, total
@@ -107,7 +107,8 @@ class DesignSpace:
                                  if dataflow == "frame" and layer.groups == 1
                                  else folded_options(model, layer, pixels, board)
                                  for pixels in counts}
-                if dataflow == "mixed" and model.chain and takes_single_pixels(model, name):
+                if (dataflow == "mixed" and model.chain and takes_single_pixels(model, name)
+                        and not isinstance(model, LoadableModel)):
                     for pixels in counts:
                         options[name][pixels] += hardwired_options(model, layer, pixels, board)
         self.choice = Choice(options, [names for names, _ in groups])
@@ -311,9 +312,8 @@ def _some(limits: list[int]) -> list[int]:
 
 def _with(option: Option, folded: FoldedLayer, family: str) -> Option:
     """The option, folded a little differently, at what that costs."""
-    accumulator = signed_bits(*sum_range(folded.layer, folded.source.format, folded.offsets))
-    return replace(option, folded=folded, cost=engine_cost(folded, family, accumulator),
-                   buffer_bits=folded.buffer_bits)
+    return replace(option, folded=folded, buffer_bits=folded.buffer_bits,
+                   cost=engine_cost(folded, family, accumulator_bits(folded)))
 
 
 def _longer(option: Option, family: str) -> Option:

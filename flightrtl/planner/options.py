@@ -8,13 +8,14 @@ from itertools import groupby
 
 from ..boards import Board
 from ..formats import signed_bits
-from ..gateware.engine import sum_range
+from ..gateware.engine import accumulator_bits, sum_range
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.framing import Framed, FramedLayer
 from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.pool import pooled_pixels
 from ..gateware.processing import code_offsets
 from ..gateware.transfers import LayerChoice
+from ..loadable import LoadableModel
 from ..model import INPUT, Convolution, Dense, Join, Layer, MaxPool, Model, WeightedLayer
 from .cost import Cost, engine_cost, maps_to_blocks
 from .frame import frame_cost
@@ -149,6 +150,7 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
         What it is for.
     """
     source, family = model.source(layer), board.family
+    capacity = model.capacities.get(layer.name) if isinstance(model, LoadableModel) else None
     height, channels = layer.kernel[0], layer.channels
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     # The least number of lanes for each number of passes.
@@ -156,15 +158,16 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
     transfers = model.tensors[layer.name].size // pixels
     found: list[Option] = []
     for dsp in (False, True) if maps_to_blocks(layer.format, source.format, family) else (False,):
-        accumulator = signed_bits(*sum_range(layer, source.format, code_offsets(
-            layer.format, source.format, dsp)))
+        accumulator = 0
         for column in (False, True) if height > 1 else (False,):
             for simd in (height * n if column else n for n in divisors):
                 for count in lanes:
                     if dsp and count * simd * pixels > board.resources.dsp:
                         break
                     folded = FoldedLayer(layer, source, Folding(count, simd, column, dsp=dsp,
-                                                                pixels=pixels))
+                                                                pixels=pixels), 1, capacity)
+                    # Found with the first folding: it is the same for all.
+                    accumulator = accumulator or accumulator_bits(folded)
                     cost = engine_cost(folded, family, accumulator)
                     if found and cost.lut4 > _LARGE * board.resources.lut4:
                         break           # more lanes are larger still

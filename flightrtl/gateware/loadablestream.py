@@ -1,0 +1,130 @@
+"""Constants in a block RAM that can be replaced, in the bitstream or at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth import Module, Signal, Value
+from amaranth.hdl import ShapeLike
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..formats import _integer
+from .weights import RomStream
+
+__all__ = ["SEGMENT", "LoadableStream", "WriteSignature"]
+
+SEGMENT = 256
+"""Depths are multiples of this, which costs nothing: no block RAM is less deep. So that what is
+in a memory can be told from the bits of each column of a block RAM alone."""
+
+
+class WriteSignature(wiring.Signature):
+    """A bus that writes bytes into the memories of a design, one in a cycle.
+
+    Members
+    -------
+    valid : Out(1)
+        Whether there is a byte. It is taken in the same cycle.
+    memory : Out(8)
+        Number of the memory.
+    address : Out(16)
+        Byte in the memory. Each word takes :attr:`LoadableStream.stride` of them, the lowest bits
+        first.
+    data : Out(8)
+        The byte.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"valid": Out(1), "memory": Out(8), "address": Out(16), "data": Out(8)})
+
+
+class LoadableStream(RomStream):
+    """As :class:`RomStream`, in block RAM always, and with nothing derived from the contents.
+
+    With ``number`` it can be written. A byte that is written starts the stream again from its
+    first word, so that it has to be written where whoever takes the words would start again too:
+    when no image is in the network. Between a byte and the next cycle ``o.valid`` may fall though
+    nobody took the word.
+
+    Cost: block RAM; a counter, 17 LUT4 on iCE40 for 360 words of 6 bytes. To be written, 56 LUT4
+    more there, and 15 on ECP5 (``python -m benchmarks components``). Latency and throughput:
+    :class:`RomStream`'s; after a byte that was written, as after reset.
+
+    Parameters
+    ----------
+    shape, words, register
+        As for :class:`RomStream`.
+    number : int, optional
+        By which the memory is written, 0 to 255.
+
+    Members
+    -------
+    o : Out(stream) of ``shape``
+        The words.
+    write : In(WriteSignature)
+        With ``number`` only.
+    """
+
+    o: stream.Interface
+    write: Any
+
+    def __init__(self, shape: ShapeLike, words: Sequence[int], *, register: bool = False,
+                 number: int | None = None) -> None:
+        self.number = None if number is None else _integer(number, "number", 0, 255)
+        super().__init__(shape, words, register=register,
+                         ports={} if number is None else {"write": In(WriteSignature())})
+        self.width = len(Value.cast(self.o.payload))
+        self.depth = -(-len(self.words) // SEGMENT) * SEGMENT
+        self.initial: Sequence[int] = self.words
+        """What the hardware holds at first: other words where it gets its contents later."""
+        self.stride = 1 << (-(-self.width // 8) - 1).bit_length()
+        """Bytes between words on the bus, a power of two."""
+        if number is not None and self.depth * self.stride > 1 << 16:
+            raise ValueError(f"a memory of {self.depth} words of {self.width} bits has more "
+                             "bytes than 16 bits of address reach: fewer lanes or inputs")
+
+    def as_bytes(self) -> bytes:
+        """The contents in the order of their addresses on the bus."""
+        return b"".join(word.to_bytes(self.stride, "little") for word in self.words)
+
+    def _memory(self, m: Module, fetch: Signal, address: Signal) -> Value:
+        loads = self.number is not None
+        width = -(-self.width // 8) * 8 if loads else self.width
+        contents: memory.Memory[Any, Any] = memory.Memory(
+            shape=width, depth=self.depth, init=self.initial,
+            attrs={"ram_style": "block", "rom_style": "block", "no_rw_check": "1"})
+        m.submodules.contents = contents
+        if not loads:
+            port = contents.read_port()
+            m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]
+            return port.data
+        # An asynchronous port with a register that stays while a byte is written: a synchronous
+        # one promises the old word when it is written in the same cycle, for which Yosys adds
+        # logic.
+        port = contents.read_port(domain="comb")
+        word = Signal(self.width, reset_less=True)
+        m.d.comb += port.addr.eq(address)
+        with m.If(fetch & ~self.written):
+            m.d.sync += word.eq(port.data)
+        write = contents.write_port(granularity=8)
+        shift = (self.stride - 1).bit_length()
+        m.d.comb += [
+            write.addr.eq(self.write.address >> shift),
+            write.data.eq(self.write.data.replicate(width // 8)),
+        ]
+        for lane in range(width // 8):
+            m.d.comb += write.en[lane].eq(
+                self.written & (self.write.address[:shift] == lane))
+        return word
+
+    @property
+    def written(self) -> Value:
+        """Whether a byte is written now, and so the stream starts again."""
+        return self.write.valid & (self.write.memory == self.number)
+
+    def _restart(self, m: Module, *state: Signal) -> None:
+        if self.number is not None:
+            with m.If(self.written):
+                m.d.sync += [signal.eq(0) for signal in state]
