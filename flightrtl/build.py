@@ -55,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_number(int, 1, 1000, "a number of tries"), metavar="N",
                         help="place and route with N seeds and keep the fastest (default: one, "
                              "and up to three more while timing is only just missed)")
+    parser.add_argument("--weights", choices=("fixed", "replaceable"), default="fixed",
+                        help="replaceable: the finished bitstream takes other models of the same "
+                             "shape, see --reuse (default: %(default)s)")
+    parser.add_argument("--room", metavar="K", type=_number(float, 0.001, 64, "a number of terms"),
+                        help="with --weights replaceable: terms per weight to have room for, in "
+                             "the mean of each layer (default: as many as the model has)")
+    parser.add_argument("--reuse", type=Path, metavar="DIR",
+                        help="put --model into the finished design in DIR, built with --weights "
+                             "replaceable: seconds, no synthesis, no place and route")
     parser.add_argument("--estimate", action="store_true",
                         help="plan and cost only: seconds, no tool is run, nothing is written")
     parser.add_argument("--verilog", type=Path, metavar="FILE",
@@ -69,12 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_ABOUT_THE_DESIGN = ("board", "frequency", "target_rate", "seeds", "dataflow", "weights", "room",
+                     "estimate", "verilog")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.program and (options.estimate or options.verilog):
         parser.error("--program needs a build: leave out --estimate and --verilog")
+    if options.reuse is not None:
+        others = [name for name in _ABOUT_THE_DESIGN
+                  if getattr(options, name) != parser.get_default(name)]
+        if others:
+            parser.error(f"--reuse takes the design as it is: leave out --{_dashed(others[0])}")
     # Imported late: so --help is quick, and Ctrl-C is clean from the first moment.
     if options.list_boards:
         return _list_boards(options.json)
@@ -93,11 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
         target_rate=options.target_rate, seeds=options.seeds, dataflow=options.dataflow,
-        output=options.output)
+        output=options.output, weights=options.weights, terms=options.room)
     try:
-        if options.verilog is not None:
-            flow.write_verilog(request, options.verilog, progress)
-        if options.estimate or options.verilog is not None:
+        if options.reuse is not None:
+            from .reuse import reuse
+
+            request, (as_json, as_text) = reuse(options.reuse, options.model, options.output,
+                                                progress)
+        elif options.estimate or options.verilog is not None:
+            if options.verilog is not None:
+                flow.write_verilog(request, options.verilog, progress)
             report = flow.estimate(request, progress)
             as_json, as_text = json.dumps(report.as_json(), indent=2) + "\n", report.as_text()
         else:

@@ -18,20 +18,31 @@ from amaranth import Elaboratable
 from amaranth.build.run import LocalBuildProducts
 
 from . import __version__, boards, export, modelfile
+from .blank import DESIGN, BlankDesign
 from .boards import Board
 from .cache import Cache, digest, file_digest, source_digest
-from .errors import BuildError
+from .contents import Shape, blank, fill
+from .errors import BuildError, UserError
 from .files import atomic_write, work_folder
 from .gateware import Network, require_supported
-from .implement import FAMILIES, DoesNotFit, Implementation, implement
+from .implement import (
+    FAMILIES,
+    DoesNotFit,
+    Implementation,
+    blank_name,
+    implement,
+    plan_commands,
+)
+from .loadable import LoadableModel, loadable
 from .model import Model
-from .planner import Plan, front, plan
+from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
 from .report import RESOURCES, FrontReport, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
 from .top import Top
 
-__all__ = ["Request", "build", "estimate", "prepare", "program", "write_verilog"]
+__all__ = ["Request", "accuracy", "build", "estimate", "prepare", "program", "publish",
+           "write_verilog"]
 
 _RETRIES = 3
 """Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
@@ -59,6 +70,12 @@ class Request:
         buffers.
     output : Path, optional
         Where the products go; ``build/<board>/<model>`` if None.
+    weights : {"fixed", "replaceable"}
+        Whether the contents of the finished bitstream can be replaced by another model's, see
+        :mod:`flightrtl.reuse`.
+    terms : float, optional
+        For replaceable weights, terms per weight to have room for, in the mean over a layer's
+        filters; as many as the model has if None.
     """
 
     model: str = "mnist"
@@ -68,6 +85,8 @@ class Request:
     seeds: int | None = None
     dataflow: str = "mixed"
     output: Path | None = None
+    weights: str = "fixed"
+    terms: float | None = None
 
 
 class _Job:
@@ -80,11 +99,23 @@ class _Job:
         require_supported(self.model)
         self.sha256 = modelfile.sha256(request.model)
         self.output = request.output or Path("build", self.board.name, self.model.name)
+        self.design: Model = self.model
+        """What the hardware is made for: the model, padded if its weights can be replaced."""
+        if request.weights not in ("fixed", "replaceable"):
+            raise ValueError(f"weights must be 'fixed' or 'replaceable', not {request.weights!r}")
+        if request.weights == "replaceable":
+            if request.dataflow == "frame":
+                raise UserError("weights of layers with frame-based reuse cannot be replaced: "
+                                "leave out --weights replaceable, or --dataflow frame")
+            self.design = loadable(self.model, self.board.family, terms=request.terms)
+        elif request.terms is not None:
+            raise UserError("room for more terms is for replaceable weights only: ask for them too "
+                            "(--weights replaceable), or leave it out (--room)")
 
     def plan(self, progress: Progress) -> Plan:
         """Choose the foldings."""
         progress.step(f"planning {self.model.name} for {self.board.name}")
-        chosen = plan(self.model, self.board, frequency=self.request.frequency,
+        chosen = plan(self.design, self.board, frequency=self.request.frequency,
                       target_rate=self.request.target_rate, dataflow=self.request.dataflow)
         progress.done(f"{chosen.inferences_per_second:,.0f} inferences per second "
                       f"at {chosen.clock_mhz:g} MHz")
@@ -119,7 +150,7 @@ def estimate(request: Request, progress: Progress) -> Report:
     job = _Job(request)
     report = _report(job, job.plan(progress), _library_versions(), None)
     progress.step("other rates")
-    points = front(job.model, job.board, request.frequency, dataflow=request.dataflow)
+    points = front(job.design, job.board, request.frequency, dataflow=request.dataflow)
     progress.done()
     return dataclasses.replace(report, front=[FrontReport(
         cycles=point.cycles, inferences_per_second=point.rate, lut4=point.cost.lut4,
@@ -152,7 +183,8 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "model": job.sha256, "board": dataclasses.asdict(job.board), "versions": versions,
         "platform": file_digest(Path(inspect.getfile(type(platform)))),
         "frequency": request.frequency, "target_rate": request.target_rate,
-        "seeds": request.seeds, "dataflow": request.dataflow, "sources": source_digest(),
+        "seeds": request.seeds, "dataflow": request.dataflow, "weights": request.weights,
+        "terms": request.terms, "sources": source_digest(),
         "output": str(job.output.resolve())})
     cache = Cache.read(job.output)
     if cache.holds(request=request_key):
@@ -162,9 +194,15 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    build_plan = prepare(Top(job.model, chosen, job.board), job.board, platform,
+    top = Top(job.design, chosen, job.board)
+    blank(top.system.network.memories)
+    build_plan = prepare(top, job.board, platform,
                          dsp=any(layer.cost.dsp for layer in chosen.layers))
     progress.done()
+    design = None
+    if isinstance(job.design, LoadableModel):
+        design = BlankDesign(Shape.of(job.design, chosen), job.board.family,
+                             plan_commands(build_plan)[-1])
     seed = job.board.seed
     seeds = range(seed, seed + (request.seeds or 1))
     retry = range(seed + 1, seed + 1 + _RETRIES) if request.seeds is None else range(0)
@@ -173,15 +211,23 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings),
         "counting": file_digest(Path(__file__))})
 
+    memories = top.system.network.memories
     if cache.holds(design=design_key):
         progress.note(f"same design, bitstream cached in {job.output}")
         result = Implementation.from_json(cache.result, job.output)
-        return _publish(job, chosen, versions, result, request_key, design_key, None)
+        if design is None:
+            return _publish(job, chosen, versions, result, request_key, design_key, None)
+        with work_folder(job.output) as work:
+            result = dataclasses.replace(result, bitstream=design.bitstream(
+                job.output, memories, tool=tools[family.tools[-1]], folder=work,
+                progress=progress))
+            return _publish(job, chosen, versions, result, request_key, design_key, work, design)
     with work_folder(job.output) as work:
         try:
             result = implement(
                 build_plan, family=family, tools=tools, folder=work, seeds=seeds, retry=retry,
-                clock_mhz=chosen.clock_mhz, owner=job.owner, progress=progress)
+                clock_mhz=chosen.clock_mhz, owner=job.owner, progress=progress,
+                contents=(lambda text: fill(text, job.board.family, memories)) if design else None)
         except BuildError as error:
             kept = _keep_logs(work, job.output)
             if isinstance(error, DoesNotFit):
@@ -191,7 +237,9 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
             error.args = (f"{error.args[0]}\n  logs: {kept}",)
             raise error from None
         _keep_logs(work, job.output)
-        return _publish(job, chosen, versions, result, request_key, design_key, work)
+        if design is not None:
+            design.save(work)
+        return _publish(job, chosen, versions, result, request_key, design_key, work, design)
 
 
 def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False) -> Any:
@@ -248,7 +296,7 @@ def program(request: Request, progress: Progress) -> None:
 
 
 def _network(job: _Job, chosen: Plan) -> Network:
-    return Network(job.model, chosen.foldings, memory_register=job.board.memory_register,
+    return Network(job.design, chosen.foldings, memory_register=job.board.memory_register,
                    queues=chosen.queues)
 
 
@@ -266,25 +314,55 @@ def _keep_logs(work: Path, output: Path) -> str:
 
 
 def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Implementation,
-             request_key: str, design_key: str, work: Path | None) -> tuple[str, str]:
-    """Put the products into the output folder: each file complete, the cache's note last."""
-    report = _report(job, chosen, versions, result)
+             request_key: str, design_key: str, work: Path | None,
+             design: BlankDesign | None = None) -> tuple[str, str]:
+    """The products of a build; what is in ``work`` is new."""
+    report = _report(job, chosen, versions, result, design)
+    return publish(report, result, job.output, work, design.files if design else (),
+                   request=request_key, design=design_key)
+
+
+def publish(report: Report, result: Implementation, output: Path, work: Path | None,
+            kept: Sequence[str], **keys: str) -> tuple[str, str]:
+    """Put the products into the output folder: each file complete, the cache's note last.
+
+    Parameters
+    ----------
+    report, result : Report, Implementation
+        What was built. The bitstream is in ``work``, if there is one.
+    output, work : Path
+        Where to; where files are that are new.
+    kept : sequence of str
+        Files that belong to the build besides bitstream and reports.
+    keys
+        Of the cache's note.
+
+    Returns
+    -------
+    (str, str)
+        The report as JSON and as text.
+    """
     texts = {"report.json": json.dumps(report.as_json(), indent=2) + "\n",
              "report.txt": report.as_text(), "report.svg": report.as_svg()}
     name = result.bitstream.name
-    Cache.invalidate(job.output)
+    Cache.invalidate(output)
+    for family in FAMILIES.values():        # those of another build
+        for old in {DESIGN, blank_name(family)} - set(kept):
+            (output / old).unlink(missing_ok=True)
     if work is not None:
-        os.replace(result.bitstream, job.output / name)
+        os.replace(result.bitstream, output / name)
+        for new in kept:
+            if (work / new).exists():
+                os.replace(work / new, output / new)
     for file_name, text in texts.items():
-        with atomic_write(job.output / file_name) as file:
+        with atomic_write(output / file_name) as file:
             file.write(text)
-    Cache.write(job.output, (name, *texts), result=result.as_json(), request=request_key,
-                design=design_key)
+    Cache.write(output, (name, *kept, *texts), result=result.as_json(), **keys)
     return texts["report.json"], texts["report.txt"]
 
 
 def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
-            result: Implementation | None) -> Report:
+            result: Implementation | None, design: BlankDesign | None = None) -> Report:
     if result is None:
         parts: Mapping[str, Mapping[str, int]] = {
             **{f"network.{layer.name}": _rounded(layer.cost) for layer in chosen.layers},
@@ -295,19 +373,16 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
     have = dataclasses.asdict(job.board.resources)
     total = _rounded(chosen.cost)
     report = Report(
-        model=job.model.name, sha256=job.sha256, accuracy=_accuracy(job.model.provenance),
-        layers=[LayerReport(
-            name=layer.name, type=layer.type, dataflow=layer.dataflow, lanes=layer.lanes,
-            simd=layer.simd, pixels=layer.folding.pixels if layer.folding else 1,
-            output_pixels=layer.pixels, terms=layer.terms, cycles=layer.cycles,
-            utilization=layer.utilization, k_histogram=layer.k_histogram,
-            buffer_bits=layer.buffer_bits, weight_read_bits=layer.weight_read_bits,
-            resources=_every(parts.get(part, {}))) for part, layer in layers.items()],
+        model=job.model.name, sha256=job.sha256, accuracy=accuracy(job.model.provenance),
+        layers=[_layer_report(layer, job.model, parts.get(part, {}))
+                for part, layer in layers.items()],
         other={part: _every(parts[part]) for part in sorted(parts) if part not in layers},
         board=job.board.name, device=job.board.device, tools=versions,
         clock_mhz=float(chosen.clock_mhz), cycles_per_inference=chosen.cycles_per_inference,
         latency_cycles=chosen.latency_cycles,
-        estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES})
+        estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES},
+        weights={"kind": job.request.weights, "shape": design.shape.hash if design else None,
+                 "reused": None})
     if result is None:
         return report
     return dataclasses.replace(
@@ -315,6 +390,16 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
         fmax_mhz=result.fmax_mhz, seed=result.seed, tries=result.tries,
         critical_path=_ends(result.critical, job.owner),
         bitstream=str((job.output / result.bitstream.name).resolve()))
+
+
+def _layer_report(layer: LayerPlan, model: Model, resources: Mapping[str, int]) -> LayerReport:
+    return LayerReport(
+        name=layer.name, type=layer.type, dataflow=layer.dataflow, lanes=layer.lanes,
+        simd=layer.simd, pixels=layer.folding.pixels if layer.folding else 1,
+        output_pixels=layer.pixels, terms=layer.terms, cycles=layer.cycles,
+        utilization=layer.utilization, k_histogram=layer.k_histogram,
+        buffer_bits=layer.buffer_bits, weight_read_bits=layer.weight_read_bits,
+        resources=_every(resources)).of(model)
 
 
 def _rounded(cost: Any) -> dict[str, int]:
@@ -330,7 +415,8 @@ def _ends(cells: Sequence[str], owner: Callable[[str], str]) -> tuple[str, str] 
     return (owner(start), owner(end)) if start else None
 
 
-def _accuracy(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def accuracy(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """``dataset``, ``images`` and ``top1`` of a model, as far as it says."""
     found = provenance.get("accuracy", provenance)
     found = found if isinstance(found, Mapping) else {}
     return {key: found.get(key) for key in ("dataset", "images", "top1")}

@@ -14,8 +14,8 @@ from .errors import BuildError
 from .progress import Progress
 from .toolchain import Tool, run
 
-__all__ = ["FAMILIES", "DoesNotFit", "Family", "Implementation", "Usage", "implement",
-           "plan_commands", "synthesize"]
+__all__ = ["FAMILIES", "DoesNotFit", "Family", "Implementation", "Usage", "blank_name",
+           "implement", "pack_bitstream", "plan_commands", "synthesize"]
 
 _NO_ROOM = re.compile("no B[Ee][Ll]s remaining|[Uu]nable to (find .*)?place|"
                       "Failed to expand region")
@@ -49,6 +49,7 @@ class Family:
     spram: str
     dsp: str
     bitstream: str
+    configuration: str
 
     def resource(self, cell: Mapping[str, Any]) -> list[str]:
         """Resources that a placed cell of nextpnr's netlist takes."""
@@ -68,9 +69,9 @@ calls ABC. Not done unasked, because it makes names longer and changes nothing e
 
 FAMILIES: Mapping[str, Family] = {
     "ice40": Family(("yosys", "nextpnr-ice40", "icepack"), "ICESTORM_LC", "ICESTORM_LC",
-                    "ICESTORM_RAM", "ICESTORM_SPRAM", "ICESTORM_DSP", "top.bin"),
+                    "ICESTORM_RAM", "ICESTORM_SPRAM", "ICESTORM_DSP", "top.bin", ".asc"),
     "ecp5": Family(("yosys", "nextpnr-ecp5", "ecppack"), "TRELLIS_COMB", "TRELLIS_FF",
-                   "DP16KD", "", "MULT18X18D", "top.bit"),
+                   "DP16KD", "", "MULT18X18D", "top.bit", ".config"),
 }
 
 
@@ -138,7 +139,8 @@ def plan_commands(plan: Any) -> list[list[str]]:
 
 def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: Path,
               clock_mhz: float, seeds: Sequence[int], owner: Callable[[str], str],
-              progress: Progress, retry: Sequence[int] = ()) -> Implementation:
+              progress: Progress, retry: Sequence[int] = (),
+              contents: Callable[[str], str] | None = None) -> Implementation:
     """Synthesize, place, route and pack a design, and check that it is fast enough.
 
     Parameters
@@ -161,6 +163,9 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
         Where to tell what is being done.
     retry : sequence of int
         Seeds to try, until one is good, when none of ``seeds`` meets timing but one came close.
+    contents : callable, optional
+        What to make of nextpnr's text before it is packed. What it was before stays in the folder
+        as :func:`blank_name` says.
 
     Raises
     ------
@@ -197,12 +202,12 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
     if not best.met:
         raise _missed_timing(best, tries, clock_mhz, owner)
 
-    progress.step("packing the bitstream")
-    run(tools[pack], commands[pack], folder=folder, log="pack.log", progress=progress)
-    progress.done()
-    bitstream = folder / family.bitstream
-    if not bitstream.is_file() or bitstream.stat().st_size == 0:
-        raise BuildError(f"{pack} ended well and left no {family.bitstream}")
+    if contents is not None:
+        configuration = folder / _kept(commands[route])[0]
+        text = configuration.read_text(encoding="utf-8")
+        configuration.replace(folder / blank_name(family))
+        configuration.write_text(contents(text), encoding="utf-8")
+    bitstream = pack_bitstream(tools[pack], commands[pack], family, folder, progress)
 
     progress.step("counting cells")
     with open(folder / "placed.json", encoding="utf-8") as file:
@@ -213,6 +218,29 @@ def implement(plan: Any, *, family: Family, tools: Mapping[str, Tool], folder: P
         bitstream=bitstream, seed=best.seed, fmax_mhz=best.fmax_mhz,
         resources=_usage(best.report["utilization"], parts, family), parts=parts,
         critical=best.critical, tries=tries)
+
+
+def blank_name(family: Family) -> str:
+    """Name of the file that keeps a design without the contents of its memories."""
+    return f"blank{family.configuration}"
+
+
+def pack_bitstream(tool: Tool, arguments: Sequence[str], family: Family, folder: Path,
+                   progress: Progress) -> Path:
+    """Make the bitstream of nextpnr's text.
+
+    Raises
+    ------
+    BuildError
+        If that fails.
+    """
+    progress.step("packing the bitstream")
+    run(tool, arguments, folder=folder, log="pack.log", progress=progress)
+    progress.done()
+    bitstream = folder / family.bitstream
+    if not bitstream.is_file() or bitstream.stat().st_size == 0:
+        raise BuildError(f"{tool.name} ended well and left no {family.bitstream}")
+    return bitstream
 
 
 def synthesize(tool: Tool, arguments: Sequence[str], *, folder: Path,

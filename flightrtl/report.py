@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from typing import Any
+
+from .model import Model, WeightedLayer
 
 __all__ = ["RESOURCES", "FrontReport", "LayerReport", "Report", "table"]
 
@@ -57,6 +60,22 @@ class LayerReport:
     buffer_bits: int
     weight_read_bits: int
     resources: Mapping[str, int]
+
+    def of(self, model: Model) -> LayerReport:
+        """The same for a model that the layer was padded for: with its own terms alone."""
+        layer = next(layer for layer in model.layers if layer.name == self.name)
+        if not isinstance(layer, WeightedLayer):
+            return self
+        terms = layer.slots * layer.taps * self.output_pixels
+        return replace(
+            self, terms=terms, k_histogram=dict(sorted(Counter(layer.k).items())),
+            utilization=self.utilization * terms / self.terms if self.terms else 0.0)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerReport:
+        """What :meth:`as_json` gave."""
+        return cls(**{**data, "k_histogram": {int(k): count for k, count
+                                              in data["k_histogram"].items()}})
 
     def as_json(self) -> dict[str, Any]:
         """As in ``report.json``."""
@@ -133,6 +152,9 @@ class Report:
         Where the bitstream is.
     front : sequence of FrontReport
         What else the board could do with the model, of an estimate.
+    weights : mapping, optional
+        ``kind`` (``fixed``, ``replaceable``); of a design whose weights can be replaced, the hash
+        of its ``shape``, and the folder that it was ``reused`` from, if it was.
     """
 
     model: str
@@ -154,6 +176,24 @@ class Report:
     critical_path: tuple[str, str] | None = None
     bitstream: str | None = None
     front: Sequence[FrontReport] = ()
+    weights: Mapping[str, Any] = field(default_factory=lambda: {
+        "kind": "fixed", "shape": None, "reused": None})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """What :meth:`as_json` gave for a build."""
+        model = data["model"]
+        return cls(
+            model=model["name"], sha256=model["sha256"], accuracy=model["accuracy"],
+            layers=[LayerReport.from_json(layer) for layer in model["layers"]],
+            other=data["other_resources"], board=data["board"], device=data["device"],
+            tools=data["tools"], clock_mhz=data["clock_mhz"],
+            cycles_per_inference=data["cycles_per_inference"],
+            latency_cycles=data["latency_cycles"], estimate=data["estimate"]["resources"],
+            resources=data["resources"], fmax_mhz=data["fmax_mhz"], seed=data["seed"],
+            tries={int(seed): fmax for seed, fmax in data["fmax_mhz_by_seed"].items()},
+            critical_path=tuple(data["critical_path"]) if data["critical_path"] else None,
+            bitstream=data["bitstream"], weights=data["weights"])
 
     @property
     def inferences_per_second(self) -> float:
@@ -176,7 +216,7 @@ class Report:
             "cycles_per_inference": self.cycles_per_inference,
             "latency_cycles": self.latency_cycles,
             "inferences_per_second": round(self.inferences_per_second, 3),
-            "bitstream": self.bitstream} | (
+            "bitstream": self.bitstream, "weights": dict(self.weights)} | (
                 {"front": [point.as_json() for point in self.front]} if self.front else {})
 
     def as_text(self) -> str:
@@ -236,6 +276,10 @@ class Report:
             f"interval    {self.cycles_per_inference:,} cycles: "
             f"{self.inferences_per_second:,.0f} inferences per second",
             f"latency     {self.latency_cycles:,} cycles: {milliseconds:.3f} ms"]
+        if self.weights["shape"]:
+            origin = self.weights["reused"]
+            lines.append(f"weights     {self.weights['kind']}, shape {self.weights['shape']}"
+                         + (f", in the design of {origin}" if origin else ""))
         if self.bitstream:
             lines.append(f"bitstream   {self.bitstream}")
         return "\n".join(lines)
