@@ -86,14 +86,10 @@ def test_input_is_ready_whatever_the_output():
     assert not cycles.accepts(True)
 
 
-CASES = [((12, 12, 8), [1, 2] * 4, Framed(3, 4)), ((12, 12, 8), [1] * 8, Framed(4, 2)),
-         ((6, 6, 8), [1] * 12, Framed(6, 1))]
-
-
-@pytest.mark.parametrize(("family", "case"), [("ice40", 0), ("ecp5", 1), ("ecp5", 2)])
-def test_cost(family, case, tmp_path):
+@pytest.mark.parametrize(("family", "shape", "k", "chosen"), [
+    ("ice40", (12, 12, 8), [1] * 8, Framed(4, 2)), ("ecp5", (6, 6, 8), [1] * 12, Framed(6, 1))])
+def test_cost(family, shape, k, chosen, tmp_path):
     """Against synthesis; placed, it is some more, see the estimate of folded engines."""
-    shape, k, chosen = CASES[case]
     rng = np.random.default_rng(3)
     source = TensorType(shape, ActivationFormat(8))
     layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), name="conv",
