@@ -236,8 +236,9 @@ class Report:
 
     def _layer_table(self) -> str:
         rows = [(layer.name, layer.type,
-                 f"{layer.lanes} x {layer.simd} x {layer.pixels}" if layer.dataflow == "folded"
-                 else layer.dataflow,
+                 {"folded": f"{layer.lanes} x {layer.simd} x {layer.pixels}",
+                  "frame": f"{layer.lanes} x {layer.simd}, frame"}.get(layer.dataflow,
+                                                                       layer.dataflow),
                  f"{layer.output_pixels:,}",
                  f"{layer.terms:,}", f"{layer.cycles:,}",
                  _percent(layer.cycles, self.cycles_per_inference),

@@ -1,12 +1,13 @@
 # amaranth: UnusedElaboratable=no
 """Frame-based weight reuse in networks: results, cycles to the cycle, plans and cost."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flightrtl import boards, golden, modelfile
+from flightrtl import boards, flow, golden, modelfile
 from flightrtl.errors import UserError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Framed, FramedLayer, FrameEngine, Hardwired, Network
@@ -14,6 +15,7 @@ from flightrtl.model import Model, TensorType
 from flightrtl.planner import plan
 from flightrtl.planner.cycles import measure
 from flightrtl.planner.frame import FrameCycles, frame_cost
+from flightrtl.progress import Progress
 from tests.models import random_images, random_layer, random_map, residual_network
 from tests.streams import run_streams
 from tests.synthesis import cells
@@ -129,6 +131,14 @@ def test_plan_on_request(name, board):
             assert one.lanes == one.folding.lanes
     assert framed.inferences_per_second >= 500
     Network(model, framed.foldings, memory_register=device.memory_register)
+
+
+def test_report():
+    report = flow.estimate(flow.Request(model="digits", board="ecp5", dataflow="frame"),
+                           Progress(io.StringIO()))
+    first = report.as_json()["model"]["layers"][0]
+    assert first["dataflow"] == "frame"
+    assert f"{first['lanes']} x {first['simd']}, frame" in report.as_text()
 
 
 def test_networks_with_branches_have_no_frame_buffers():
