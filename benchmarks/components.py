@@ -64,9 +64,12 @@ from flightrtl.gateware import (
     WishboneRegisters,
     XnorPE,
 )
+from flightrtl.gateware.link import Deframer, Framer, Link, Responder
+from flightrtl.gateware.uart import Uart
 from flightrtl.loadable import loadable
 from flightrtl.model import Convolution, TensorType, WeightedLayer
 from flightrtl.progress import Progress
+from flightrtl.protocol import Frame, Identity
 from flightrtl.report import table
 
 from .results import add_options, publish
@@ -149,6 +152,12 @@ def _network() -> Network:
     return Network(modelfile.load("digits"), {"conv1": Folding(1, 1), "dense1": Folding(1, 1)})
 
 
+def _link(make: Callable[[Frame, Identity], wiring.Component], model: str) -> wiring.Component:
+    """A link, or a part of it, for a bundled model."""
+    loaded = modelfile.load(model)
+    return make(Frame.of(loaded), Identity.of(loaded, modelfile.sha256(model)))
+
+
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "ShiftPE, 4 terms, exact": lambda: ShiftPE(simd=4),
     "ShiftPE, 4 terms": lambda: ShiftPE(simd=4, exact=False),
@@ -224,6 +233,12 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "WishboneRegisters": lambda: WishboneRegisters(5),
     "CsrNarrow, 8 bits": lambda: CsrNarrow(5),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
+    "Uart, 40 cycles per bit": lambda: Uart(40),
+    "Deframer": Deframer,
+    "Framer": Framer,
+    "Responder for mnist": lambda: _link(Responder, "mnist"),
+    "Link for mnist": lambda: _link(Link, "mnist"),
+    "Link for digits": lambda: _link(Link, "digits"),
 }
 """What is measured, by the name in the table."""
 

@@ -194,7 +194,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    top = Top(job.design, chosen, job.board)
+    top = Top(job.design, chosen, job.board, sha256=job.sha256)
     blank(top.system.network.memories)
     build_plan = prepare(top, job.board, platform,
                          dsp=any(layer.cost.dsp for layer in chosen.layers))

@@ -82,7 +82,7 @@ class Type(enum.IntEnum):
     STATUS = 0x03
     """No body. Reply: :class:`Counters`."""
     RESET = 0x04
-    """No body. Counters and network start again. Reply: nothing but its status."""
+    """No body. Counters start again from 0. Reply: nothing but its status."""
     LOAD = 0x05
     """Body: :func:`load_body`. Weights, for designs that can take them. Reply: status only."""
     COMMIT = 0x06
@@ -317,10 +317,13 @@ class Identity:
 
     @classmethod
     def of(cls, model: Model, sha256: str, *, loadable: bool = False) -> Identity:
-        """That of a design for a model, the SHA-256 of whose file is given in hexadecimal."""
+        """That of a design for a model.
+
+        ``sha256`` is of the model's file, in hexadecimal; the hash is 0 if it is empty.
+        """
         frame = Frame.of(model)
-        return cls(bytes.fromhex(sha256)[:HASH_BYTES], shape_hash(model), frame.image_bytes,
-                   frame.classes, loadable)
+        return cls(bytes.fromhex(sha256)[:HASH_BYTES].ljust(HASH_BYTES, b"\0"), shape_hash(model),
+                   frame.image_bytes, frame.classes, loadable)
 
     @classmethod
     def parse(cls, reply: Reply) -> Identity:

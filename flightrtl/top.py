@@ -11,22 +11,18 @@ from amaranth.lib.wiring import In, Out
 from .boards import Board, Led
 from .errors import BuildError
 from .gateware.clocking import ClockReset
-from .gateware.link import Frame, Link
+from .gateware.link import Link
 from .gateware.network import Network
-from .gateware.uart import UartReceiver, UartTransmitter, divisor
+from .gateware.uart import Uart, divisor
 from .model import Model
 from .planner.plan import Plan
+from .protocol import Frame, Identity
 
-__all__ = ["SerialNetwork", "Top"]
+__all__ = ["SerialNetwork", "Top", "serial_port"]
 
 
 class SerialNetwork(wiring.Component):
-    """A network that a host talks to over a serial line, as ``docs/link.md`` describes.
-
-    The line has no flow control. None is needed: the constructor refuses a network that needs
-    longer for an image than the line does, and the row buffers take in pixels while the network
-    computes. A byte that is lost all the same makes the request too short, which the link answers
-    with an error and never with a result.
+    """A network that a host talks to over a line, as ``docs/link.md`` describes.
 
     Parameters
     ----------
@@ -34,73 +30,62 @@ class SerialNetwork(wiring.Component):
         The network.
     plan : Plan
         Its foldings and clock.
-    baud : int
-        Bits per second on the line.
+    transport : wiring.Component
+        What makes bytes of a line, and the reverse: a :class:`~flightrtl.gateware.uart.Uart`, for
+        example. It has the streams ``o`` (from the host) and ``i`` (to the host), ``lost``, and
+        the line's pins.
+    sha256 : str
+        Of the model's file, in hexadecimal; the host can ask for it.
 
     Members
     -------
-    rx : In(1)
-        From the host, asynchronous, 1 when idle.
-    tx : Out(1)
-        To the host.
     winner : Out(unsigned)
         Class of the last image, 0 at first.
+    others
+        The pins of ``transport``.
+    """
+
+    winner: Signal
+
+    def __init__(self, model: Model, plan: Plan, transport: wiring.Component, *,
+                 sha256: str = "") -> None:
+        self.frame = Frame.of(model)
+        self.transport: Any = transport
+        self.link = Link(self.frame, Identity.of(model, sha256))
+        self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
+                               queues=plan.queues)
+        self.pins = {name: member for name, member in transport.signature.members.items()
+                     if name not in ("i", "o", "lost")}
+        super().__init__({**self.pins, "winner": Out(self.frame.winner_bits)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.transport = transport = self.transport
+        m.submodules.link = link = self.link
+        m.submodules.network = self.network
+        wiring.connect(m, transport.o, link.i)
+        wiring.connect(m, link.o, transport.i)
+        wiring.connect(m, link.image, self.network.i)
+        wiring.connect(m, self.network.o, link.result)
+        m.d.comb += [link.lost.eq(transport.lost), self.winner.eq(link.winner)]
+        for name, member in self.pins.items():
+            inside, outside = getattr(transport, name), getattr(self, name)
+            m.d.comb += inside.eq(outside) if member.flow == In else outside.eq(inside)
+        return m
+
+
+def serial_port(clock_mhz: float, baud: int) -> Uart:
+    """A serial port of a bit rate.
 
     Raises
     ------
     BuildError
-        If the clock does not give this bit rate, or the line would be faster than the network.
+        If the clock does not give it.
     """
-
-    rx: Signal
-    tx: Signal
-    winner: Signal
-
-    def __init__(self, model: Model, plan: Plan, baud: int) -> None:
-        self.frame = Frame.of(model)
-        self.baud = baud
-        try:
-            self.divisor = divisor(plan.clock_mhz, baud)
-        except ValueError as error:
-            raise BuildError(str(error), knob="baud in the board file, or --frequency") from error
-        line_cycles = 10 * self.divisor * self.frame.request_size
-        if line_cycles < plan.cycles_per_inference:
-            raise BuildError(
-                f"an image arrives in {line_cycles} cycles at {baud} baud, but the network needs "
-                f"{plan.cycles_per_inference}",
-                layer=plan.slowest.name,
-                knob=f"baud in the board file, at most "
-                     f"{baud * line_cycles // plan.cycles_per_inference}")
-        self.link = Link(self.frame, baud=baud)
-        self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
-                               queues=plan.queues)
-        super().__init__({
-            "rx": In(1),
-            "tx": Out(1),
-            "winner": Out(self.frame.winner_bits),
-        })
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.receiver = receiver = UartReceiver(self.divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        m.submodules.link = self.link
-        m.submodules.network = self.network
-        wiring.connect(m, receiver.o, self.link.rx)
-        wiring.connect(m, self.link.tx, transmitter.i)
-        wiring.connect(m, self.link.image, self.network.i)
-        wiring.connect(m, self.network.o, self.link.result)
-        m.d.comb += [
-            receiver.rx.eq(self.rx),
-            self.tx.eq(transmitter.tx),
-            self.link.rx_bit.eq(receiver.bit),
-            self.link.rx_bit_valid.eq(receiver.bit_valid),
-            self.link.tx_bit.eq(transmitter.bit),
-            self.link.tx_bit_valid.eq(transmitter.bit_valid),
-            self.link.tick.eq(transmitter.tick),
-            self.winner.eq(self.link.winner),
-        ]
-        return m
+    try:
+        return Uart(divisor(clock_mhz, baud))
+    except ValueError as error:
+        raise BuildError(str(error), knob="baud in the board file, or --frequency") from error
 
 
 class Top(wiring.Component):
@@ -117,12 +102,20 @@ class Top(wiring.Component):
         Its foldings and clock.
     board : Board
         The board.
+    sha256 : str
+        Of the model's file, in hexadecimal; the host can ask for it.
+
+    Raises
+    ------
+    BuildError
+        If the clock does not give the board's bit rate.
     """
 
-    def __init__(self, model: Model, plan: Plan, board: Board) -> None:
+    def __init__(self, model: Model, plan: Plan, board: Board, *, sha256: str = "") -> None:
         self.board = board
         self.clocking = ClockReset(board, plan.clock_mhz)
-        self.system = SerialNetwork(model, plan, board.uart.baud)
+        self.system: Any = SerialNetwork(model, plan, serial_port(plan.clock_mhz, board.uart.baud),
+                                         sha256=sha256)
         super().__init__({})
 
     def elaborate(self, platform: Any) -> Module:

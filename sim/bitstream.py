@@ -35,9 +35,18 @@ from flightrtl.cache import file_digest
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import IntArray
 from flightrtl.gateware import Network
-from flightrtl.gateware.link import Frame, LinkError, Status
 from flightrtl.model import Model
 from flightrtl.progress import Progress
+from flightrtl.protocol import (
+    Decoder,
+    Frame,
+    Identity,
+    LinkError,
+    Reply,
+    Type,
+    request,
+    shape_hash,
+)
 from flightrtl.toolchain import Tool
 
 from . import verilator
@@ -247,7 +256,7 @@ def _clock_mhz(verilog: str, board: Board) -> Fraction:
 
 def simulate(design: Design, chip: Chip, board: Board, model: Model, images: IntArray, *,
              patience: int, watch: Watch | None = None, build_seconds: float = 0.0) -> Trace:
-    """Send images to a chip, one request after the other, and take the answers.
+    """Ask a chip what it is, send images, one request after the other, and take the answers.
 
     Parameters
     ----------
@@ -273,7 +282,8 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
     Raises
     ------
     BuildError
-        If there is no answer, one that is no result, or the LEDs do not show the class.
+        If there is no answer, one that is no result, the chip is for another model, or the LEDs do
+        not show the class.
     """
     frame = Frame.of(model)
     simulation = design.simulation()
@@ -284,14 +294,20 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
         watch(0, 0)
     begin = time.perf_counter()
     line.wait(math.ceil(STARTUP_SECONDS * 1e6 * chip.clock_mhz))
+    try:
+        identity = Identity.parse(_ask(line, request(Type.IDENTIFY, 0), patience))
+    except (LinkError, BuildError) as error:
+        raise BuildError(f"asked what it is: {error}") from None
+    if identity.shape != shape_hash(model):
+        raise BuildError(f"the bitstream is of another network than {model.name!r}")
     for number, image in enumerate(images):
+        line.wait(2 * math.ceil(line.bit))
         started.append(line.cycle)
-        line.send(frame.request(image))
         try:
-            answer = bytes([line.receive(patience)])
-            if answer == bytes([Status.OK]):
-                answer += bytes(line.receive(patience) for _ in range(frame.answer_size - 1))
-            winner, values = frame.parse(answer)
+            reply = _ask(line, frame.request(number & 0xFF, image), patience)
+            if (reply.type, reply.sequence) != (Type.CLASSIFY, number & 0xFF):
+                raise LinkError(f"it answers request {reply.sequence} of type {reply.type}")
+            winner, values = frame.parse(reply)
         except (LinkError, BuildError) as error:
             raise BuildError(f"image {number}: {error}") from None
         line.wait(2 * math.ceil(line.bit))
@@ -309,3 +325,14 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
         winners=np.array(winners, np.int64), started=np.array(started, np.int64),
         finished=np.array(finished, np.int64), cycles=line.cycle,
         seconds=time.perf_counter() - begin, build_seconds=build_seconds)
+
+
+def _ask(line: SerialLine, data: bytes, patience: int) -> Reply:
+    """The reply to a request. What is damaged of it is not there."""
+    decoder = Decoder()
+    line.send(data)
+    while True:
+        for content in decoder.feed(bytes([line.receive(patience)])):
+            return Reply.parse(content)
+        if decoder.damaged:
+            raise LinkError("the answer is damaged")

@@ -143,24 +143,16 @@ def free_inputs(m: Module, component: wiring.Component, *, but: Sequence[str] = 
             m.d.comb += target.eq(AnySeq(len(target)))
 
 
-def _stream_rule(m: Module, interface: Any, kind: Any, text: str, name: str,
-                 unless: Value | None) -> None:
+def _stream_rule(m: Module, interface: Any, kind: Any, text: str, name: str) -> None:
     payload = Value.cast(interface.payload).as_unsigned()
     stalled, before = Signal(name=f"{name}_stalled"), Signal(len(payload), name=f"{name}_before")
     m.d.sync += [stalled.eq(interface.valid & ~interface.ready), before.eq(payload)]
-    if unless is not None:
-        excused = Signal(name=f"{name}_excused")
-        m.d.sync += excused.eq(unless)
-    else:
-        excused = Const(0)
     with m.If(stalled):
         m.d.comb += [kind(interface.valid, f"{text}: valid fell before the transfer"),
-                     kind((payload == before) | excused,
-                          f"{text}: payload changed while stalled")]
+                     kind(payload == before, f"{text}: payload changed while stalled")]
 
 
-def stream_rules(m: Module, component: wiring.Component, *, unless: dict[str, Value] | None = None
-                 ) -> None:
+def stream_rules(m: Module, component: wiring.Component) -> None:
     """Assert the stream rules on a component's outputs, and assume them of its inputs.
 
     From a cycle with ``valid`` and without ``ready`` to the next one, ``valid`` stays and the
@@ -173,13 +165,10 @@ def stream_rules(m: Module, component: wiring.Component, *, unless: dict[str, Va
         The spec's. Its registers are reset with the component's.
     component : wiring.Component
         The component, a submodule of ``m``.
-    unless : dict of str to Value, optional
-        By name of the stream, a condition whose cycles may change the payload that is offered:
-        exceptions that the component documents.
     """
     for name, flow, interface in stream_members(component):
         kind = Assume if flow == wiring.In else Assert
-        _stream_rule(m, interface, kind, name, name.replace(".", "_"), (unless or {}).get(name))
+        _stream_rule(m, interface, kind, name, name.replace(".", "_"))
 
 
 def assert_patience(m: Module, component: wiring.Component, name: str, *, cycles: int,

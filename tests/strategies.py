@@ -27,10 +27,10 @@ from flightrtl.formats import (
 )
 from flightrtl.gateware import FoldedLayer, Folding, Network
 from flightrtl.gateware.engine import LayerEngine
-from flightrtl.gateware.link import Frame
 from flightrtl.gateware.pool import pooled_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
 from flightrtl.planner.options import pixel_groups
+from flightrtl.protocol import Frame
 from tests.models import extreme_maps, random_add, random_concat, random_layer, random_map
 from tests.streams import Pauses
 

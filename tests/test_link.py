@@ -6,120 +6,63 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from flightrtl import protocol
 from flightrtl.formats import ActivationFormat
-from flightrtl.gateware.link import (
-    COMMAND_RUN,
-    SYNC,
-    Crc16,
+from flightrtl.gateware.link import Deframer, Framer, Link, layout
+from flightrtl.protocol import (
+    ESCAPE,
+    FLAG,
+    Counters,
+    Decoder,
     Frame,
-    Link,
+    Identity,
     LinkError,
+    Reply,
+    Request,
     Status,
-    checksum,
+    Type,
+    request,
 )
-from tests.streams import PERIOD
-
-BAUD = 320  # a timeout of 32 ticks
+from tests.streams import PERIOD, run_streams
 
 
-def test_checksum_is_crc16_kermit():
-    assert checksum(b"123456789") == bytes([0x89, 0x21])
-    assert checksum(b"123456789" + bytes([0x89, 0x21])) == b"\0\0"
-
-
-def test_crc_component_matches_its_twin():
-    dut = Crc16()
-    data = random.Random(1).randbytes(100)
-
-    async def bench(ctx):
-        for n, byte in enumerate(data):
-            for position in range(8):
-                ctx.set(dut.bit, byte >> position & 1)
-                ctx.set(dut.enable, 1)
-                await ctx.tick()
-                ctx.set(dut.enable, 0)
-                await ctx.tick()
-            assert ctx.get(dut.crc) == int.from_bytes(checksum(data[:n + 1]), "little")
-        ctx.set(dut.clear, 1)
-        ctx.set(dut.enable, 1)
-        await ctx.tick()
-        assert ctx.get(dut.crc) == 0
-
-    simulator = Simulator(dut)
-    simulator.add_clock(PERIOD)
-    simulator.add_testbench(bench)
-    simulator.run()
-
-
-@pytest.mark.parametrize("logit", [ActivationFormat(8, True), ActivationFormat(13, True),
-                                   ActivationFormat(16, True), ActivationFormat(6, False)])
-def test_frame_reads_back_what_a_device_would_answer(logit):
-    frame = Frame(ActivationFormat(8), 4, logit, 3)
-    logits = [logit.min, 1, logit.max]
-    width = 1 if logit.bits <= 8 else 2
-    body = bytes([Status.OK]) + b"".join(
-        value.to_bytes(width, "little", signed=logit.signed) for value in logits) + bytes([2])
-    answer = body + checksum(body)
-    assert len(answer) == frame.answer_size
-    assert frame.parse(answer) == (2, logits)
-
-
-def test_frame_refuses_what_is_wrong():
-    frame = Frame(ActivationFormat(8), 4, ActivationFormat(8, True), 2)
-    with pytest.raises(ValueError, match="has 3 values; it must have 4"):
-        frame.request([1, 2, 3])
-    with pytest.raises(ValueError, match="outside 0 to 255"):
-        frame.request([1, 2, 3, 256])
-    good = bytes([Status.OK, 1, 2, 0])
-    good += checksum(good)
-    assert frame.parse(good) == (0, [1, 2])
-    for n in range(8 * len(good)):
-        bad = bytearray(good)
-        bad[n // 8] ^= 1 << n % 8
-        with pytest.raises(LinkError):
-            frame.parse(bytes(bad))
-    with pytest.raises(LinkError, match="has 1 bytes; it must have 6"):
-        frame.parse(bytes([Status.OK]))
-    with pytest.raises(LinkError, match="answers TIMEOUT"):
-        frame.parse(bytes([Status.TIMEOUT]))
-    with pytest.raises(LinkError, match="answers 0x0"):
-        frame.parse(bytes(6))
-    with pytest.raises(LinkError, match="no answer"):
-        frame.parse(b"")
-
-
-def test_two_byte_values_are_little_endian():
-    frame = Frame(ActivationFormat(12, True), 2, ActivationFormat(8, True), 2)
-    assert frame.request([-2, 0x123])[:-2] == bytes([SYNC, COMMAND_RUN, 0xFE, 0xFF, 0x23, 0x01])
+def identity_of(frame):
+    return Identity(b"the mode", bytes([FLAG, ESCAPE, 0, 1, 2, 3, 4, 255]), frame.image_bytes,
+                    frame.classes)
 
 
 class Rig:
-    """A link between a host (bytes, ticks) and a network that adds up its input."""
+    """A link between a host and a network that adds up its input.
 
-    def __init__(self, frame, *, gap=3, seed=0, stall=0.0):
+    Parameters
+    ----------
+    gap : int
+        Cycles between two bytes from the host.
+    stall : float
+        Chance that the network, or what takes the bytes to the host, pauses in a cycle.
+    """
+
+    def __init__(self, frame, *, gap=1, seed=0, stall=0.0):
         self.frame = frame
-        self.dut = Link(frame, baud=BAUD)
+        self.dut = Link(frame, identity_of(frame))
         self.random = random.Random(seed)
         self.stall = stall
         self.gap = gap
         self.images = []
-        self.sent = bytearray()
+        self.replies = []
+        self.decoder = Decoder()
 
     def results(self, image):
-        """What the network computes: (logit, winner) for each class."""
+        """What the network computes: logits and winner."""
         fmt = self.frame.logit
         span = fmt.max - fmt.min + 1
         logits = [(sum(image) * (n + 1) - fmt.min) % span + fmt.min
                   for n in range(self.frame.classes)]
         return logits, int(np.argmax(logits))
 
-    def answer(self, image):
-        logits, winner = self.results(image)
-        width = self.frame.answer_size - 3
-        each = (width - 1) // self.frame.classes
-        body = bytes([Status.OK]) + b"".join(
-            value.to_bytes(each, "little", signed=True) for value in logits) + bytes([winner])
-        return body + checksum(body)
+    def reply(self, sequence, image):
+        """The reply to a request for an image."""
+        return Reply(Type.CLASSIFY, sequence, body=self.frame.answer_body(*self.results(image)))
 
     async def _pause(self, ctx):
         while self.random.random() < self.stall:
@@ -147,55 +90,47 @@ class Rig:
                 ctx.set(dut.result.valid, 0)
 
     async def transmitter(self, ctx):
-        dut = self.dut
         while True:
             await self._pause(ctx)
-            ctx.set(dut.tx.ready, 1)
-            byte, = await ctx.tick().sample(dut.tx.payload).until(dut.tx.valid)
-            ctx.set(dut.tx.ready, 0)
-            self.sent.append(byte)
-            await self._bits(ctx, "tx", byte)
-
-    async def _bits(self, ctx, line, byte):
-        """The bits of a byte, as a serial port passes them to the checksum."""
-        for position in range(8):
-            ctx.set(getattr(self.dut, f"{line}_bit"), byte >> position & 1)
-            ctx.set(getattr(self.dut, f"{line}_bit_valid"), 1)
-            await ctx.tick()
-            ctx.set(getattr(self.dut, f"{line}_bit_valid"), 0)
-
-    async def ticks(self, ctx):
-        while True:
-            await ctx.tick().repeat(7)
-            ctx.set(self.dut.tick, 1)
-            await ctx.tick()
-            ctx.set(self.dut.tick, 0)
+            ctx.set(self.dut.o.ready, 1)
+            byte, = await ctx.tick().sample(self.dut.o.payload).until(self.dut.o.valid)
+            ctx.set(self.dut.o.ready, 0)
+            self.replies += map(Reply.parse, self.decoder.feed(bytes([byte])))
+            assert not self.decoder.damaged
 
     async def send(self, ctx, data):
         for byte in data:
-            await self._bits(ctx, "rx", byte)
-            ctx.set(self.dut.rx.payload, byte)
-            ctx.set(self.dut.rx.valid, 1)
-            await ctx.tick().until(self.dut.rx.ready)
-            ctx.set(self.dut.rx.valid, 0)
-            await ctx.tick().repeat(self.gap)
+            ctx.set(self.dut.i.payload, byte)
+            ctx.set(self.dut.i.valid, 1)
+            await ctx.tick().until(self.dut.i.ready)
+            ctx.set(self.dut.i.valid, 0)
+            if self.gap:
+                await ctx.tick().repeat(self.gap)
 
-    async def expect(self, ctx, count, deadline=20_000):
-        """The next bytes sent; then silence."""
+    async def answer(self, ctx, deadline=20_000):
+        """The only reply that comes, or None."""
         for _ in range(deadline):
-            if len(self.sent) >= count:
+            if self.replies:
                 break
             await ctx.tick()
-        await ctx.tick().repeat(50)
-        data = bytes(self.sent)
-        self.sent.clear()
-        return data
+        await ctx.tick().repeat(40)
+        found = self.replies.copy()
+        self.replies.clear()
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    async def ask(self, ctx, data, deadline=20_000):
+        await self.send(ctx, data)
+        return await self.answer(ctx, deadline)
+
+    async def counters(self, ctx):
+        return Counters.parse(await self.ask(ctx, request(Type.STATUS, 99)))
 
     def run(self, bench):
         simulator = Simulator(self.dut)
         simulator.add_clock(PERIOD)
         simulator.add_testbench(bench)
-        for other in (self.network, self.transmitter, self.ticks):
+        for other in (self.network, self.transmitter):
             simulator.add_testbench(other, background=True)
         simulator.run()
 
@@ -206,7 +141,10 @@ FRAMES = [
     Frame(ActivationFormat(4), 1, ActivationFormat(16, True), 2),
     Frame(ActivationFormat(11, True), 5, ActivationFormat(16, True), 4),
     Frame(ActivationFormat(16), 8, ActivationFormat(5, True), 1),
+    Frame(ActivationFormat(3), 2, ActivationFormat(2, True), 257),
 ]
+NOTHING = 400
+"""Cycles after which no reply comes any more."""
 
 
 def images(frame, count, seed=0):
@@ -218,170 +156,264 @@ def images(frame, count, seed=0):
 @pytest.mark.parametrize("frame", FRAMES)
 def test_images_in_results_out(frame, stall):
     rig = Rig(frame, stall=stall, seed=1)
-    inputs = images(frame, 4)
+    inputs = images(frame, 2)
 
     async def bench(ctx):
-        for image in inputs:
-            await rig.send(ctx, frame.request(image))
-            answer = await rig.expect(ctx, frame.answer_size)
-            assert answer == rig.answer(image)
-            logits, winner = rig.results(image)
-            assert frame.parse(answer) == (winner, logits)
-            assert ctx.get(rig.dut.winner) == winner
+        for sequence, image in enumerate(inputs, 0x7C):
+            reply = await rig.ask(ctx, frame.request(sequence, image))
+            assert reply == rig.reply(sequence, image)
+            assert ctx.get(rig.dut.winner) == rig.results(image)[1]
         assert rig.images == inputs
 
     rig.run(bench)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_damaged_request_is_never_answered_with_a_result(frame):
-    rig = Rig(frame, seed=2)
+def test_identity_counters_reset():
+    frame = FRAMES[0]
+    rig = Rig(frame)
     image, = images(frame, 1)
-    good = frame.request(image)
-    error = bytes([Status.BAD_CHECKSUM])
-    bits = random.Random(3).sample(range(16, 8 * len(good)), 12)
 
     async def bench(ctx):
-        await rig.send(ctx, good)
-        assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
-        winner = ctx.get(rig.dut.winner)
-        for bit in bits:
-            bad = bytearray(good)
-            bad[bit // 8] ^= 1 << bit % 8
+        reply = await rig.ask(ctx, request(Type.IDENTIFY, 255))
+        assert (reply.type, reply.sequence) == (Type.IDENTIFY, 255)
+        assert Identity.parse(reply) == rig.dut.responder.identity
+        assert await rig.counters(ctx) == Counters(1)
+        assert await rig.ask(ctx, frame.request(7, image)) == rig.reply(7, image)
+        assert await rig.counters(ctx) == Counters(3)
+        assert await rig.ask(ctx, request(Type.RESET, 3)) == Reply(Type.RESET, 3)
+        assert await rig.counters(ctx) == Counters(0)
+        assert await rig.counters(ctx) == Counters(1)
+        assert await rig.ask(ctx, frame.request(8, image)) == rig.reply(8, image)
+
+    rig.run(bench)
+
+
+@pytest.mark.parametrize("frame", [FRAMES[2], FRAMES[4]])
+def test_a_damaged_request_is_never_answered(frame):
+    """Every kind of damage, and the next good request has its own answer."""
+    rig = Rig(frame, seed=2)
+    image, = images(frame, 1)
+    rng = random.Random(3)
+    wire = frame.request(1, image)
+
+    async def bench(ctx):
+        for kind in range(12):
+            at = rng.randrange(1, len(wire) - 1)
+            bad = bytearray(wire)
+            if kind % 4 == 0:
+                bad[at] ^= 1 << rng.randrange(8)
+            elif kind % 4 == 1:
+                del bad[at]
+            elif kind % 4 == 2:
+                bad.insert(at, rng.choice([FLAG, ESCAPE, bad[at]]))
+            else:
+                del bad[at:]
+            if Decoder().feed(bytes(bad)) == [wire[1:-5]]:
+                continue    # an escape twice is an escape
             await rig.send(ctx, bad)
-            assert await rig.expect(ctx, 1) == error
-            assert ctx.get(rig.dut.winner) == winner
-        await rig.send(ctx, good)
-        assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
+            assert await rig.ask(ctx, frame.request(kind, image)) == rig.reply(kind, image)
+        counters = await rig.counters(ctx)
+        assert counters.damaged + counters.overruns >= 8
+        assert counters.taken == len(rig.images)
 
     rig.run(bench)
 
 
 def test_every_bit_of_the_checksum_counts():
-    """Two bytes of damage at the end can leave any remainder, of a single bit too."""
+    frame = FRAMES[2]
+    rig = Rig(frame)
+    content = request(Type.IDENTIFY, 0)[1:3]
+    right = protocol.checksum(content)
+
+    async def bench(ctx):
+        for bit in range(32):
+            wrong = (int.from_bytes(right, "little") ^ 1 << bit).to_bytes(4, "little")
+            await rig.send(ctx, escaped(content + wrong))
+        await rig.send(ctx, escaped(content + right)[:-1] + bytes([ESCAPE, FLAG]))  # given up
+        assert await rig.counters(ctx) == Counters(damaged=33)
+
+    rig.run(bench)
+
+
+def escaped(inside):
+    """A frame whose checksum is already there, right or not."""
+    for special in (ESCAPE, FLAG):
+        inside = inside.replace(bytes([special]), bytes([ESCAPE, special ^ 0x20]))
+    return bytes([FLAG]) + inside + bytes([FLAG])
+
+
+def test_a_host_that_vanishes_leaves_nothing_behind():
+    frame = FRAMES[2]
+    rig = Rig(frame, stall=0.3, seed=4)
+    image, = images(frame, 1)
+    wire = frame.request(5, image)
+
+    async def bench(ctx):
+        lengths = [2, 3, 4, 7, len(wire) - 3, len(wire) - 2]
+        for length in lengths:
+            await rig.send(ctx, wire[:length])
+            assert await rig.answer(ctx, deadline=60) is None
+            assert await rig.ask(ctx, wire) == rig.reply(5, image)
+        assert rig.images == [image] * len(lengths)
+        assert await rig.counters(ctx) == Counters(taken=len(lengths), damaged=len(lengths))
+
+    rig.run(bench)
+
+
+def test_what_is_no_request_is_refused():
+    frame = FRAMES[0]
+    rig = Rig(frame)
+    body = frame.image_body(images(frame, 1)[0])
+    wrong = [(Type.CLASSIFY, b"", Status.BAD_LENGTH), (Type.CLASSIFY, body[:-1], Status.BAD_LENGTH),
+             (Type.IDENTIFY, b"\0", Status.BAD_LENGTH), (Type.STATUS, body, Status.BAD_LENGTH),
+             (Type.RESET, b"ab", Status.BAD_LENGTH), (Type.LOAD, b"abcd", Status.NOT_LOADABLE),
+             (Type.COMMIT, bytes(8), Status.NOT_LOADABLE), (0, b"", Status.UNKNOWN_TYPE),
+             (7, b"", Status.UNKNOWN_TYPE), (9, body, Status.UNKNOWN_TYPE),
+             (0x7F, b"", Status.UNKNOWN_TYPE), (0x41, body, Status.UNKNOWN_TYPE)]
+
+    async def bench(ctx):
+        for n, (kind, content, status) in enumerate(wrong):
+            reply = await rig.ask(ctx, Request(kind, n, content).encode())
+            assert reply == Reply(kind, n, status)
+        assert await rig.counters(ctx) == Counters(refused=len(wrong))
+        assert rig.images == []
+
+    rig.run(bench)
+
+
+def test_a_frame_that_is_too_long_is_dropped():
+    frame = FRAMES[0]
+    rig = Rig(frame)
+    image, = images(frame, 1)
+    body = frame.image_body(image)
+
+    async def bench(ctx):
+        for more in (64, 300):
+            await rig.send(ctx, Request(Type.CLASSIFY, 1, body + bytes(more)).encode())
+        # Nor do its bytes stand where others are.
+        assert Identity.parse(await rig.ask(ctx, request(Type.IDENTIFY, 2))).model == b"the mode"
+        assert await rig.ask(ctx, frame.request(7, image)) == rig.reply(7, image)
+        assert await rig.counters(ctx) == Counters(taken=2, overruns=2)
+
+    rig.run(bench)
+
+
+def test_what_comes_during_a_reply_is_dropped_and_counted():
+    frame = FRAMES[0]
+    rig = Rig(frame, stall=0.9)
+    image, = images(frame, 1)
+
+    async def bench(ctx):
+        reply = await rig.ask(ctx, frame.request(1, image) + frame.request(2, image))
+        assert reply == rig.reply(1, image)
+        assert await rig.ask(ctx, frame.request(3, image)) == rig.reply(3, image)
+        assert await rig.counters(ctx) == Counters(taken=2, overruns=1)
+        # Flags, as a line may carry them all the time, are no loss.
+        reply = await rig.ask(ctx, frame.request(4, image) + bytes([FLAG] * 30))
+        assert reply == rig.reply(4, image)
+        assert await rig.counters(ctx) == Counters(taken=4, overruns=1)
+
+    rig.run(bench)
+
+
+def test_a_frame_with_a_byte_that_the_line_lost_is_dropped():
     frame = FRAMES[2]
     rig = Rig(frame)
     image, = images(frame, 1)
-    good = frame.request(image)
-    remainders = {int.from_bytes(checksum(damage.to_bytes(2, "big")), "little"): damage
-                  for damage in range(1 << 16)}
-    damages = [remainders[1 << bit] for bit in range(16)]
+    wire = frame.request(1, image)
 
     async def bench(ctx):
-        for damage in damages:
-            await rig.send(ctx, good[:-2] + bytes(
-                a ^ b for a, b in zip(good[-2:], damage.to_bytes(2, "big"), strict=True)))
-            assert await rig.expect(ctx, 1) == bytes([Status.BAD_CHECKSUM])
+        for at in (1, 5, len(wire) - 1):
+            await rig.send(ctx, wire[:at])
+            ctx.set(rig.dut.lost, 1)
+            await ctx.tick()
+            ctx.set(rig.dut.lost, 0)
+            await rig.send(ctx, wire[at:])
+            assert await rig.answer(ctx, NOTHING) is None
+        assert await rig.ask(ctx, wire) == rig.reply(1, image)
+        assert await rig.counters(ctx) == Counters(taken=1, overruns=3)
 
     rig.run(bench)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_request_that_breaks_off_is_given_up(frame):
-    rig = Rig(frame, stall=0.3, seed=4)
-    image, = images(frame, 1)
-    good = frame.request(image)
-    late = bytes([Status.TIMEOUT])
-    width = (frame.request_size - 4) // frame.size
+def test_counters_carry_and_wrap():
+    rig = Rig(FRAMES[2], gap=0)
+    bad = bytes([1, 2, 3, 4, 5, 6, FLAG])
 
     async def bench(ctx):
-        for length in range(1, len(good)):
-            await rig.send(ctx, good[:length])
-            answer = await rig.expect(ctx, 1, deadline=2000)
-            # Before the command there is nothing to answer.
-            assert answer == (late if length > 1 else b"")
-            if length > 1:  # what is missing of the image becomes zeros
-                there = image[:(length - 2) // width]
-                assert rig.images[-1] == there + [0] * (frame.size - len(there))
-            await rig.send(ctx, good)
-            assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
+        await rig.send(ctx, bad * 2)
+        assert await rig.counters(ctx) == Counters(damaged=2)
+        memory = rig.dut.responder.buffer.data
+        for at, byte in enumerate(bytes([255, 255, 255, 254, 0, 255, 255, 255]), layout.COUNTERS):
+            ctx.set(memory[at], byte)
+        await rig.send(ctx, bad)
+        assert await rig.counters(ctx) == Counters(65535, 255 * 256, 65280, 65535)
+        assert await rig.counters(ctx) == Counters(0, 255 * 256, 65280, 65535)
 
     rig.run(bench)
 
 
-def test_a_pause_shorter_than_the_timeout_does_no_harm():
-    frame = FRAMES[0]
-    rig = Rig(frame)
-    rig.gap = 8 * 29     # cycles: 29 of 32 ticks, and the bits
-    image, = images(frame, 1)
-
-    async def bench(ctx):
-        await rig.send(ctx, frame.request(image))
-        assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
-
-    rig.run(bench)
-
-
-def test_noise_before_a_request_is_skipped():
-    frame = FRAMES[0]
-    rig = Rig(frame)
-    image, = images(frame, 1)
-    noise = [bytes([SYNC]), bytes([SYNC, SYNC]), bytes([SYNC, 0x00]), b"\x00\x01\xff",
-             bytes([COMMAND_RUN]), bytes([SYNC, 0x55, 0x01])]
-
-    async def bench(ctx):
-        for prefix in noise:
-            await rig.send(ctx, prefix + frame.request(image))
-            assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
-
-    rig.run(bench)
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_framer_and_deframer_are_the_inverse_of_each_other(stall):
+    content = bytes([FLAG, ESCAPE, 0, FLAG ^ 0x20, ESCAPE ^ 0x20, 255, ESCAPE, FLAG])
+    tokens = [{"data": byte, "end": 0} for byte in content] + [{"data": FLAG, "end": 1}]
+    wire = escaped(content)[1:]
+    run = run_streams(Framer(), {"i": tokens}, {"o": len(wire)}, seed=1, stall=stall)
+    assert bytes(run["o"]) == wire
+    run = run_streams(Deframer(), {"i": wire}, {"o": len(tokens)}, seed=2, stall=stall)
+    assert [(token.data, token.end) for token in run["o"]] == [
+        (token["data"], token["end"]) for token in tokens]
 
 
-def test_bytes_during_an_answer_are_dropped():
-    frame = FRAMES[0]
-    rig = Rig(frame, stall=0.8)
-    image, = images(frame, 1)
-
-    async def bench(ctx):
-        await rig.send(ctx, frame.request(image) + b"\x00" * 3)
-        assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
-        await rig.send(ctx, frame.request(image))
-        assert await rig.expect(ctx, frame.answer_size) == rig.answer(image)
-
-    rig.run(bench)
-
-
-def test_parameters_are_checked():
-    with pytest.raises(ValueError, match="baud must be 1 to"):
-        Link(FRAMES[0], baud=0)
+def test_a_deframer_tells_which_frame_was_given_up():
+    wire = bytes([1, ESCAPE, FLAG, ESCAPE, ESCAPE, 2, FLAG])
+    run = run_streams(Deframer(), {"i": wire}, {"o": 4})
+    assert [(token.data, token.end) for token in run["o"]] == [
+        (1, 0), (FLAG ^ 0x20, 1), (2 ^ 0x20, 0), (FLAG, 1)]
 
 
 class FakePort:
-    """A serial port with a device behind it that answers one request."""
+    """A serial port with a device behind it that answers every other request."""
 
-    def __init__(self, requests):
-        self.requests = requests
-        self.answer = b""
+    def __init__(self, replies):
+        self.replies = replies
+        self.waiting = b""
+        self.requests = []
 
     def reset_input_buffer(self):
-        self.answer = b""
+        self.waiting = b""
 
     def write(self, data):
-        self.answer = self.requests[data]
+        self.requests.append(data)
+        self.waiting = self.replies.get(data, b"") if len(self.requests) % 2 == 0 else b""
 
     def read(self, count):
-        data, self.answer = self.answer[:count], self.answer[count:]
+        data, self.waiting = self.waiting[:count], self.waiting[count:]
         return data
 
 
+def page():
+    return (Path(__file__).parent.parent / "docs" / "link.md").read_text(encoding="utf-8")
+
+
 def test_the_host_on_the_page_about_the_link():
-    text = (Path(__file__).parent.parent / "docs" / "link.md").read_text(encoding="utf-8")
-    example, = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    example, = re.findall(r"^```python\n(.*?)^```$", page(), re.MULTILINE | re.DOTALL)
     names = {}
     exec(compile(example, "docs/link.md", "exec"), names)
     frame = names["frame"]
     image, = images(frame, 1)
     logits = list(range(-5, 5))
-    body = bytes([Status.OK]) + np.array(logits, "<i2" if frame.logit.bits > 8 else "i1").tobytes()
-    body += bytes([9])
-    port = FakePort({frame.request(image): body + checksum(body)})
-    assert names["classify"](port, image) == (9, logits)
-    port.requests[frame.request(image)] = bytes([Status.TIMEOUT])
-    with pytest.raises(LinkError, match="TIMEOUT"):
-        names["classify"](port, image)
+    late = Reply(Type.CLASSIFY, 6, body=frame.answer_body(logits[::-1], 0)).encode()
+    right = Reply(Type.CLASSIFY, 7, body=frame.answer_body(logits, 9)).encode()
+    port = FakePort({frame.request(7, image): late + right})
+    assert names["classify"](port, image, 7) == (9, logits)
+    assert len(port.requests) == 2
+    with pytest.raises(LinkError, match="no answer to 3 requests"):
+        names["classify"](FakePort({}), image)
 
 
-def test_the_page_about_the_link_names_every_byte():
-    text = (Path(__file__).parent.parent / "docs" / "link.md").read_text(encoding="utf-8")
-    for value in (SYNC, COMMAND_RUN, *Status):
-        assert f"`0x{value:02X}`" in text
+def test_the_page_about_the_link_names_every_number():
+    for value in (FLAG, ESCAPE, protocol.REPLY, protocol.VERSION):
+        assert f"`0x{value:02X}`" in page()
+    for value in (*Type, *Status):
+        assert f"`0x{value:02X}` {value.name}" in page()

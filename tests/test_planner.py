@@ -78,7 +78,7 @@ def test_no_choice_of_foldings_that_fits_is_much_faster(cells):
     model = two_layers()
     board = small_board(ICEBREAKER, lut4=cells)
     chosen = plan(model, board)
-    spent = total(system_costs(model.output).values())
+    spent = total(system_costs(model, board.family).values())
     floor = max(tensor.size for tensor in model.tensors.values())
     layers = [[(FoldedLayer(layer, model.source(layer), folding).cycles,
                 cost_of(model, layer, folding)) for folding in every_folding(layer)]

@@ -12,12 +12,14 @@ from dataclasses import astuple, dataclass
 from ..formats import ActivationFormat, FixedFormat, TermFormat, WeightFormat
 from ..gateware.concat import ChannelConcat
 from ..gateware.folding import FoldedLayer
+from ..gateware.link import Layout
 from ..gateware.processing import processing_element
 from ..gateware.queue import StreamQueue
 from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
 from ..loadable import Capacity
 from ..model import MaxPool, Model, TensorType
+from ..protocol import Frame
 
 __all__ = ["Cost", "array_cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks",
            "memory_brams", "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
@@ -360,13 +362,14 @@ def forks_cost(model: Model) -> Cost:
 
 
 CLOCK_LUT4 = 25
-LINK_LUT4 = 230
+LINK_LUT4 = 330
 ARGMAX_BIT_LUT4 = 2.5
 
 
-def system_costs(output: TensorType) -> dict[str, Cost]:
+def system_costs(model: Model, family: str) -> dict[str, Cost]:
     """What every design has besides its layers: clock, host link, and the winner's search."""
+    bits = model.output.format.bits
     return {"clock": Cost(lut4=CLOCK_LUT4, ff=16),
-            "link": Cost(lut4=LINK_LUT4, ff=120),
-            "argmax": Cost(lut4=round(ARGMAX_BIT_LUT4 * output.format.bits),
-                           ff=2 * output.format.bits + 8)}
+            "link": Cost(lut4=LINK_LUT4, ff=120,
+                         bram=memory_brams(family, Layout(Frame.of(model)).end, 8)),
+            "argmax": Cost(lut4=round(ARGMAX_BIT_LUT4 * bits), ff=2 * bits + 8)}

@@ -167,7 +167,7 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
                         f"{model.name!r} has some: use 'mixed'")
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
-    overhead = system_costs(model.output)
+    overhead = system_costs(model, board.family)
     if not model.chain:
         overhead["forks"] = forks_cost(model)
     spent = total(overhead.values())

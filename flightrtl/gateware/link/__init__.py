@@ -1,0 +1,12 @@
+"""The device's end of the link that ``docs/link.md`` describes.
+
+The host's end, and all numbers, are in :mod:`flightrtl.protocol`.
+"""
+
+from .deframer import Deframer, token_layout
+from .framer import Framer
+from .layout import Layout
+from .link import Link
+from .responder import Responder, State
+
+__all__ = ["Deframer", "Framer", "Layout", "Link", "Responder", "State", "token_layout"]

@@ -1,0 +1,360 @@
+"""Checks frames, does what they ask for, and replies."""
+
+from __future__ import annotations
+
+import enum
+from functools import reduce
+from operator import and_
+from typing import Any
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.crc.catalog import CRC32_JAMCRC
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ...protocol import CHECKSUM_BYTES, FLAG, REPLY, Frame, Identity, Type, value_bytes
+from ..pe import activation_shape
+from .deframer import token_layout
+from .layout import HOME, Layout
+
+__all__ = ["Responder", "State"]
+
+
+class State(enum.IntEnum):
+    """What a :class:`Responder` is doing."""
+
+    RECEIVE = 0
+    """Takes a frame into the buffer."""
+    DECODE = 1
+    """Looks at its type."""
+    SKIP = 2
+    """Goes to the place behind the header."""
+    IMAGE = 3
+    """Hands the image to the network, a value every other cycle."""
+    STATUS = 4
+    """Writes the reply's status."""
+    RESULT = 5
+    HIGH = 6
+    """Writes a logit: its low byte, and its high byte if it has one."""
+    CLASS = 7
+    CLASS_HIGH = 8
+    """Writes the class."""
+    OPEN = 9
+    """Sends a flag."""
+    SEND = 10
+    """Sends what is in the buffer."""
+    TRAILER = 11
+    """Sends the checksum."""
+    CLOSE = 12
+    """Sends a flag."""
+    COUNT = 13
+    """Counts what became of the frame."""
+
+
+class Responder(wiring.Component):
+    """Takes requests from the host one after the other, and replies to each.
+
+    A frame goes into a buffer, byte by byte. Nothing happens before it is there completely and
+    its checksum is right; then its image goes from the buffer to the network, and what the
+    network computes goes to the same place, as the reply. So nothing that a line does ever
+    reaches the network, and the network never sees a part of an image.
+
+    What arrives from the end of a request to the end of its reply is dropped: a host waits for
+    the reply, or for a time after which there will be none.
+
+    The same buffer holds, before the frames, what the device says about itself (in the initial
+    contents of the memory, see :class:`~.layout.Layout`) and four counters.
+
+    Cost, for 784 8-bit values and 10 16-bit logits: 239 LUT4 and 2 block RAMs on iCE40, 227 LUT4
+    and 1 block RAM on ECP5 (Yosys 0.70, ``-abc9``). Latency: 6 cycles from a good frame's end to
+    the image's first value. Throughput: a byte every 14 cycles, and a value to the network every
+    other cycle. The bytes of a frame that follows at once wait up to 30 cycles, while the
+    counters are written.
+
+    Parameters
+    ----------
+    frame : Frame
+        Sizes and formats.
+    identity : Identity
+        What the device says about itself.
+
+    Members
+    -------
+    i : In(stream) of struct
+        From the host: :func:`~.deframer.token_layout`.
+    o : Out(stream) of struct
+        To the host: the same.
+    lost : In(1)
+        A byte from the host was lost. The frame that it belongs to is dropped.
+    image : Out(stream)
+        Values to the network.
+    result : In(stream) of struct
+        From the network: ``logit``, ``winner``, ``last``. Not taken while an image is handed over.
+    winner : Out(unsigned)
+        Class of the last image, 0 at first.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    lost: Signal
+    image: stream.Interface
+    result: stream.Interface
+    winner: Signal
+
+    def __init__(self, frame: Frame, identity: Identity) -> None:
+        self.frame = frame
+        self.identity = identity
+        self.layout = Layout(frame)
+        self.buffer: memory.Memory[Any, Any] = memory.Memory(
+            shape=8, depth=self.layout.end, init=self.layout.contents(identity),
+            attrs={"no_rw_check": "1", "ram_style": "block"})
+        super().__init__({
+            "i": In(stream.Signature(token_layout())),
+            "o": Out(stream.Signature(token_layout())),
+            "lost": In(1),
+            "image": Out(stream.Signature(activation_shape(frame.input))),
+            "result": In(stream.Signature(data.StructLayout({
+                "logit": activation_shape(frame.logit),
+                "winner": unsigned(frame.winner_bits),
+                "last": 1,
+            }))),
+            "winner": Out(frame.winner_bits),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        frame, layout, result = self.frame, self.layout, self.result
+        state = Signal(State)
+        busy = state != State.RECEIVE
+
+        # The buffer. `word` is what stood at `place` a cycle ago, and stays while it is on offer.
+        m.submodules.buffer = buffer = self.buffer
+        # An asynchronous port and a register of our own, see SlidingWindow.
+        write, read = buffer.write_port(), buffer.read_port(domain="comb")
+        place = Signal(range(layout.end + 1), init=HOME)
+        word = Signal(8, reset_less=True)
+        step = Signal()
+        home = Signal()
+        put = Signal()
+        m.d.comb += [write.addr.eq(place), read.addr.eq(place), write.en.eq(put)]
+        with m.If(~(self.image.valid | self.o.valid & ~self.o.payload.end)):
+            m.d.sync += word.eq(read.data)
+
+        # Where a reply is: in the frame's place, or from its status on in a page.
+        page = Signal()
+        counters = Signal()
+        send, trailer, count = (state == each for each in (State.SEND, State.TRAILER,
+                                                           State.COUNT))
+        jump = place[6] & place[1] & (send & page | count)
+        following = place + 1
+        with m.If(step):
+            m.d.sync += [place.eq(following), place[6].eq(following[6] & ~jump),
+                         place[5].eq(following[5] | jump & (counters | count))]
+        with m.If(home):
+            m.d.sync += place.eq(HOME)
+
+        # Bits of the word that wait for the checksum: from 15 to 7, and it rests at 9.
+        bit = Signal(4, init=9)
+        rests = bit == 9
+        take = Signal()
+        m.submodules.crc = crc = CRC32_JAMCRC(1).create()
+        m.d.comb += [
+            # A checksum that takes in itself has its next byte in the same place.
+            crc.data.eq(Mux(trailer, crc.crc[0], word.bit_select(bit[:3], 1))),
+            crc.valid.eq(~bit[3]),
+            crc.start.eq((state != State.RECEIVE) & ~send & ~trailer),
+        ]
+        with m.If(take):
+            m.d.sync += bit.eq(15)
+        with m.Elif(~rests):
+            m.d.sync += bit.eq(bit + 1)
+        with m.If(bit == 7):
+            m.d.comb += step.eq(1)
+
+        full = _reached(place, layout.end)
+        exact = place == layout.image_end + CHECKSUM_BYTES
+        if layout.image_end + CHECKSUM_BYTES == layout.end:
+            exact = full
+        complete = Signal()                     # the frame is as long as an image
+        empty = Signal()                        # it has no body
+        some = Signal()                         # a byte of the frame is there
+        spoilt = Signal()                       # a byte is missing
+        event = Signal(2)                       # what became of the frame: which counter counts
+        classify = Signal()                     # what it asks for
+        clear = Signal()
+        error = Signal(3)
+        offer = Signal()                        # the network is offered a value
+        wide = value_bytes(frame.input.bits) == 2
+        low, settled = Signal(8, reset_less=True), Signal()
+        second: Value = Signal() if wide else Const(1)      # the low byte of two is in `low`
+
+        # Where a place is stepped to in odd cycles only, the word is that place's in odd cycles.
+        odd = Signal()
+        m.d.sync += odd.eq(~odd)
+
+        # What goes back to the word's place: the type of a reply, or a counter.
+        changed = Signal(9)
+        carry = Signal()
+        m.d.comb += changed.eq((word | ((state == State.DECODE) << exact_log2(REPLY)))
+                               + (count & (~place[0] | carry)))
+
+        m.d.comb += [
+            self.o.payload.end.eq((state == State.OPEN) | (state == State.CLOSE)),
+            self.o.payload.data.eq(Mux(self.o.payload.end, FLAG,
+                                       Mux(trailer, crc.crc[:8], word))),
+            self.image.payload.eq((Cat(low, word) if wide else word)[:frame.input.bits]),
+            self.image.valid.eq(offer),
+            self.i.ready.eq(~count),
+        ]
+        with m.If(self.i.valid & self.i.ready & ~self.i.payload.end & (busy | full)):
+            m.d.sync += spoilt.eq(1)
+
+        with m.Switch(state):
+            with m.Case(State.RECEIVE):
+                good = Signal()
+                m.d.comb += [good.eq(crc.match_detected & self.i.payload.data[5] & ~spoilt),
+                             self.i.ready.eq(rests & odd), write.data.eq(self.i.payload.data)]
+                m.d.sync += [complete.eq(exact), empty.eq(place == layout.empty_end), clear.eq(0),
+                             event.eq(Cat(1, spoilt))]
+                with m.If(self.i.valid & rests & odd):
+                    with m.If(~self.i.payload.end):
+                        m.d.sync += some.eq(1)
+                        m.d.comb += [take.eq(~full), put.eq(~full)]
+                    with m.Else():
+                        m.d.comb += home.eq(1)
+                        m.d.sync += [some.eq(0), spoilt.eq(0)]
+                        with m.If(good):
+                            m.d.sync += state.eq(State.DECODE)
+                        with m.Elif(some | spoilt):
+                            m.d.sync += state.eq(State.COUNT)
+            with m.Case(State.DECODE):
+                kind = word[:3]
+                near, known, right = Signal(), Signal(), Signal()
+                m.d.comb += [
+                    near.eq(~word[3:].any()),
+                    known.eq(kind.matches(Type.CLASSIFY, Type.IDENTIFY, Type.STATUS, Type.RESET)),
+                    right.eq(near & known & Mux(kind == Type.CLASSIFY, complete, empty)),
+                    write.data.eq(changed),
+                ]
+                m.d.sync += [
+                    classify.eq(right & (kind == Type.CLASSIFY)),
+                    page.eq(right & kind[1]),
+                    counters.eq(kind[0]),
+                    clear.eq(right & (kind == Type.RESET)),
+                    # One bit each: BAD_LENGTH, UNKNOWN_TYPE, NOT_LOADABLE.
+                    error[0].eq(near & known & ~right),
+                    error[1].eq(~near | kind.all() | ~kind.any()),
+                    error[2].eq(near & kind.matches(Type.LOAD, Type.COMMIT)),
+                    event.eq(Cat(0, ~right)),
+                ]
+                with m.If(odd):
+                    m.d.comb += [put.eq(1), step.eq(1)]
+                    m.d.sync += state.eq(State.SKIP)
+            with m.Case(State.SKIP):
+                m.d.comb += step.eq(1)
+                with m.If(place[1]):
+                    m.d.sync += state.eq(Mux(classify & complete, State.IMAGE, State.STATUS))
+            with m.Case(State.IMAGE):
+                m.d.sync += complete.eq(0)
+                m.d.sync += [settled.eq(~second & ~settled & ~offer),
+                             second.eq(settled | second & ~offer)] if wide else []
+                with m.If(offer):
+                    with m.If(self.image.ready):
+                        m.d.comb += step.eq(1)
+                        m.d.sync += offer.eq(0)
+                with m.Elif(_reached(place, layout.image_end)):
+                    m.d.comb += home.eq(1)
+                    m.d.sync += [settled.eq(0), state.eq(State.SKIP)]
+                with m.Elif(second):
+                    m.d.sync += offer.eq(1)
+                if wide:    # the low byte waits in a register for the high one
+                    with m.Elif(settled):
+                        m.d.sync += low.eq(word)
+                        m.d.comb += step.eq(1)
+            with m.Case(State.STATUS):
+                m.d.comb += [put.eq(1), write.data.eq(error), step.eq(1)]
+                with m.If(classify):
+                    m.d.sync += state.eq(State.RESULT)
+                with m.Else():
+                    m.d.comb += home.eq(1)
+                    m.d.sync += state.eq(State.OPEN)
+            with m.Case(State.RESULT):
+                m.d.comb += write.data.eq(result.payload.logit)
+                m.d.comb += put.eq(1)
+                with m.If(result.valid):
+                    m.d.comb += step.eq(1)
+                    if value_bytes(frame.logit.bits) == 2:
+                        m.d.sync += state.eq(State.HIGH)
+                    else:
+                        self._next(m, state)
+            with m.Case(State.HIGH):
+                m.d.comb += [write.data.eq(result.payload.logit >> 8), put.eq(1), step.eq(1)]
+                self._next(m, state)
+            with m.Case(State.CLASS):
+                m.d.comb += [write.data.eq(result.payload.winner), put.eq(1)]
+                m.d.sync += self.winner.eq(result.payload.winner)
+                if value_bytes(frame.winner_bits) == 2:
+                    m.d.comb += step.eq(1)
+                    m.d.sync += state.eq(State.CLASS_HIGH)
+                else:
+                    m.d.comb += [home.eq(1), result.ready.eq(1)]
+                    m.d.sync += state.eq(State.OPEN)
+            with m.Case(State.CLASS_HIGH):
+                m.d.comb += [write.data.eq(result.payload.winner >> 8), put.eq(1),
+                             home.eq(1), result.ready.eq(1)]
+                m.d.sync += state.eq(State.OPEN)
+            with m.Case(State.OPEN):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += state.eq(State.SEND)
+            with m.Case(State.SEND):
+                stop = Mux(page, place[4] & (counters | place[1:4].all()),
+                           Mux(classify, _reached(place, layout.answer_end),
+                               place[3] & place[6]))
+                with m.If(rests):
+                    with m.If(stop):
+                        m.d.comb += home.eq(1)
+                        m.d.sync += state.eq(State.TRAILER)
+                    with m.Else():
+                        m.d.comb += [self.o.valid.eq(1), take.eq(self.o.ready)]
+            with m.Case(State.TRAILER):
+                with m.If(rests):
+                    with m.If(place[3] & place[0]):
+                        m.d.comb += home.eq(1)
+                        m.d.sync += state.eq(State.CLOSE)
+                    with m.Else():
+                        m.d.comb += [self.o.valid.eq(1), take.eq(self.o.ready)]
+            with m.Case(State.CLOSE):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += state.eq(State.COUNT)
+            with m.Case(State.COUNT):
+                m.d.comb += write.data.eq(Mux(clear, 0, changed))
+                with m.If(odd):
+                    m.d.comb += [
+                        step.eq(1),
+                        put.eq(place[3] & (clear | (place[1:3] == event))),
+                    ]
+                    m.d.sync += carry.eq(changed[8])
+                    with m.If(place[4]):
+                        m.d.comb += home.eq(1)
+                        m.d.sync += state.eq(State.RECEIVE)
+            with m.Default():
+                m.d.sync += state.eq(State.RECEIVE)
+        with m.If(self.lost):
+            m.d.sync += spoilt.eq(1)
+        return m
+
+    def _next(self, m: Module, state: Signal) -> None:
+        """Go on with the next logit, or the class."""
+        with m.If(self.result.payload.last):
+            m.d.sync += state.eq(State.CLASS)
+        with m.Else():
+            m.d.comb += self.result.ready.eq(1)
+            m.d.sync += state.eq(State.RESULT)
+
+
+def _reached(place: Value, target: int) -> Value:
+    """Whether a count from below has reached its target: its ones are there."""
+    return reduce(and_, (place[n] for n in range(len(place)) if target >> n & 1))
