@@ -1,5 +1,7 @@
 """``python -m sim MODEL``: images through the gateware, every logit against the golden model.
 
+``python -m sim serve`` and ``demo`` are :mod:`sim.serve` and :mod:`sim.demo`.
+
 Exit status: 0 if all logits and winners are those of the golden model, 1 if not, 2 if the request
 is wrong; see :mod:`flightrtl.errors`.
 """
@@ -43,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sim", allow_abbrev=False,
         description="Run images through the gateware of a trained network and compare every "
-                    "logit with the golden model.")
+                    "logit with the golden model.",
+        epilog="Two more commands: `python -m sim serve MODEL`, a virtual board behind a "
+               "pseudo-terminal, and `python -m sim demo`; each has its own --help.")
     parser.add_argument("model", metavar="MODEL",
                         help="bundled model, or the path of a model file")
     parser.add_argument("--dataset", metavar="NAME",
@@ -82,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("serve", "demo"):
+        from . import demo, serve
+        return (serve if arguments[0] == "serve" else demo).main(arguments[1:])
     options = _parser().parse_args(arguments)
     if options.level != "rtl" and options.engine is not None:
         raise UserError(f"--engine chooses a simulator of the gateware's source: leave it out, or "

@@ -9,16 +9,13 @@ from flightrtl.errors import UserError
 from flightrtl.model import Model
 from flightrtl.planner import Plan
 from flightrtl.progress import Progress
-from flightrtl.top import SerialNetwork
+from flightrtl.top import SerialNetwork, serial_port
 
 from . import cxxrtl
 from .duplex import DuplexLine
 from .simulation import Design
 
 __all__ = ["VirtualBoard", "compile_board"]
-
-_MARGIN = 100_000
-"""Cycles in which a network may think about an image beyond what its plan says."""
 
 
 def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = None,
@@ -36,7 +33,8 @@ def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = N
     progress : Progress, optional
         Told what is going on.
     """
-    design = SerialNetwork(model, plan, baud or plan.board.uart.baud)
+    design = SerialNetwork(model, plan, serial_port(plan.clock_mhz, baud or plan.board.uart.baud),
+                           sha256=sha256)
     return cxxrtl.build(design, progress=progress)
 
 
@@ -50,27 +48,30 @@ class VirtualBoard:
     ----------
     design : Design
         From :func:`compile_board`.
-    plan : Plan
-        Its clock, and how long it may take for an image.
+    model, plan : Model, Plan
+        The network, the clock, and how long an image may take.
     baud : int, optional
         Its bit rate, if not the board's.
 
     Members
     -------
-    board : Board
-        The board.
+    model, board : Model, Board
+        What it is.
     baud : int
         Bits per second of the design.
     """
 
-    def __init__(self, design: Design, plan: Plan, *, baud: int | None = None) -> None:
+    def __init__(self, design: Design, model: Model, plan: Plan, *,
+                 baud: int | None = None) -> None:
+        self.model = model
         self.board: Board = plan.board
         self.baud = baud or plan.board.uart.baud
         self.clock_hz = Fraction(round(plan.clock_mhz * 1_000_000))
         self._simulation = design.simulation()
         self._line = DuplexLine(self._simulation, self.clock_hz / self.baud)
         # A silence of so long means that the design waits for the host.
-        self._patience = (plan.latency_cycles + plan.cycles_per_inference + _MARGIN
+        # Between the two, the image goes from the link's buffer to the network: 2 cycles a value.
+        self._patience = (2 * (plan.latency_cycles + 2 * model.input.size)
                           + round(40 * self.clock_hz / self.baud))
         self._asleep = True
 

@@ -23,7 +23,7 @@ from flightrtl.progress import Progress
 from . import compiler
 from .board import VirtualBoard, compile_board
 
-__all__ = ["Served", "Server", "main", "serving"]
+__all__ = ["Served", "Server", "main", "make_board", "serving"]
 
 _CHUNK_SECONDS = 0.01   # between two looks at what the host has sent
 _WAIT = 0.05            # for the host, while the board has nothing to do
@@ -178,7 +178,7 @@ def make_board(model: str, board: str, *, baud: int | None, target_rate: float |
     progress.step(f"virtual {plan.board.name} with {network.name}")
     design = compile_board(network, plan, modelfile.sha256(model), baud=baud, progress=progress)
     progress.done()
-    return VirtualBoard(design, plan, baud=baud)
+    return VirtualBoard(design, network, plan, baud=baud)
 
 
 def _parser() -> argparse.ArgumentParser:
