@@ -12,6 +12,7 @@ from . import (
     components,
     dataflows,
     estimates,
+    link,
     mutations,
     pe,
     posttrain,
@@ -22,7 +23,7 @@ from . import (
 BENCHMARKS = {"accuracy": accuracy_table.main, "builds": builds.main,
               "components": components.main,
               "dataflows": dataflows.main, "estimates": estimates.main,
-              "mutations": mutations.main,
+              "link": link.main, "mutations": mutations.main,
               "pe": pe.main, "posttrain": posttrain.main,
               "simulation": simulation.main, "verification": verification.main}
 
