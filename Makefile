@@ -6,6 +6,7 @@
 #   make check                              the first two of these alone
 #   make check-full DATA=DIR                the long checks too: whole test sets, netlists, deep proofs,
 #                                           thousands of random networks, planted faults; an hour or more
+#   make demo                               a virtual board classifies images, in this terminal
 #   make clean                              forget what was built
 #
 # Each makes the virtual environment .venv if there is none. What is installed there already stays
@@ -21,7 +22,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --constraint constraints.txt
 
-.PHONY: bitstream test check check-full clean
+.PHONY: bitstream test check check-full demo clean
 
 bitstream: $(VENV)/.have-toolchain
 	$(BIN)/python -m flightrtl.build --board $(BOARD) --model $(MODEL) $(FLAGS)
@@ -36,17 +37,24 @@ check: $(VENV)/.have-everything
 check-full: check
 	$(BIN)/python -m benchmarks verification --save $(if $(DATA),--data $(DATA)) $(FLAGS)
 
+demo: $(VENV)/.have-host
+	$(BIN)/python -m sim demo $(FLAGS)
+
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 
-# A bitstream does not need torch: two stages of installation, and the larger one serves both.
+# A bitstream and the demo do not need torch: stages of installation, of which the largest serves all.
 $(VENV)/.have-toolchain: pyproject.toml constraints.txt | $(VENV)
 	$(PIP) --editable '.[toolchain]'
 	touch $@
 
+$(VENV)/.have-host: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) --editable '.[toolchain,host]'
+	touch $(VENV)/.have-toolchain $@
+
 $(VENV)/.have-everything: pyproject.toml constraints.txt | $(VENV)
 	$(PIP) --editable '.[toolchain,train,sim,host,cluster,dev]'
-	touch $(VENV)/.have-toolchain $@
+	touch $(VENV)/.have-toolchain $(VENV)/.have-host $@
 
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is \
