@@ -60,15 +60,22 @@ class Emitted(Elaboratable):
 
         rows = 1 if dut.column else dut.kernel[0]
         step = dut.o.valid & dut.o.ready
-        word, x, y, _, column, row, image = nested(m, step, [
-            channels // dut.chunk, dut.kernel[1], rows, dut.passes, dut.output[1], dut.output[0],
-            images + 1])
-        last = ((word == channels // dut.chunk - 1) & (x == dut.kernel[1] - 1) & (y == rows - 1))
+        # Of which group of channels each pass is, and how many words of a pixel it has.
+        groups = [group for group, passes in enumerate(dut.group_passes) for _ in range(passes)]
+        words = channels // len(dut.group_passes) // dut.chunk
+        word, x, y, number, column, row, image = nested(m, step, [
+            words, dut.kernel[1], rows, dut.passes, dut.output[1], dut.output[0], images + 1])
+        first = Signal(range(channels))
+        with m.Switch(number):
+            for index, group in enumerate(groups):
+                with m.Case(index):
+                    m.d.comb += first.eq(group * words * dut.chunk)
+        last = ((word == words - 1) & (x == dut.kernel[1] - 1) & (y == rows - 1))
         with m.If(dut.o.valid & (image < images)):
             m.d.comb += Assert(dut.o.payload.last == last, "a wrong last")
             for lane in range(dut.simd):
                 found = dut.o.payload.activations[lane]
-                channel = word * dut.chunk + lane % dut.chunk
+                channel = first + word * dut.chunk + lane % dut.chunk
                 line, pixel = Signal(signed(8), name=f"y_{lane}"), Signal(signed(8),
                                                                           name=f"x_{lane}")
                 m.d.comb += [line.eq(row * dut.stride[0] + y + lane // dut.chunk - top),
@@ -216,6 +223,8 @@ MORE_SHAPES = {
     "2x2": {"shape": (2, 3, 1), "kernel": (2, 2), "simd": 1},
     "channels, passes": {"shape": (2, 1, 2), "kernel": (1, 1), "simd": 2, "passes": 2,
                          "register": True},
+    "groups": {"shape": (1, 2, 2), "kernel": (1, 2), "simd": 1, "passes": (1, 2),
+               "padding": (0, 0, 1, 0)},
     "columns": {"shape": (3, 2, 1), "kernel": (2, 1), "simd": 2, "column": True},
     "rest": {"shape": (3, 2, 1), "kernel": (1, 1), "simd": 1, "stride": (2, 2)},
 }
