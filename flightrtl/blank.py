@@ -11,6 +11,7 @@ from .contents import Shape, fill
 from .errors import UserError
 from .files import atomic_write
 from .gateware.loadablestream import LoadableStream
+from .gateware.memorycontents import MemoryContents
 from .implement import FAMILIES, Family, blank_name, pack_bitstream
 from .progress import Progress
 from .toolchain import Tool
@@ -89,16 +90,16 @@ class BlankDesign:
             json.dump({"format": _FORMAT, "shape": self.shape.hash, "family": self.family,
                        "packing": list(self.packing), "form": self.shape.as_json()}, file, indent=1)
 
-    def bitstream(self, source: Path, memories: Sequence[LoadableStream], *, tool: Tool,
-                  folder: Path, progress: Progress) -> Path:
+    def bitstream(self, source: Path, memories: Sequence[LoadableStream | MemoryContents], *,
+                  tool: Tool, folder: Path, progress: Progress) -> Path:
         """Make the bitstream with the words of some memories.
 
         Parameters
         ----------
         source : Path
             The design's folder.
-        memories : sequence of LoadableStream
-            Those of a network of :attr:`shape`.
+        memories : sequence of LoadableStream or MemoryContents
+            Those of a network of :attr:`shape`, and of the link.
         tool : Tool
             The packer.
         folder : Path

@@ -31,6 +31,7 @@ from .errors import BuildError, UserError
 from .formats import ActivationFormat
 from .gateware.folding import Folding
 from .gateware.loadablestream import LoadableStream
+from .gateware.memorycontents import MemoryContents
 from .gateware.network import Network
 from .loadable import Capacity, LoadableModel, padded
 from .model import INPUT, Convolution, Dense, Join, Layer, Model, SumPool
@@ -185,7 +186,7 @@ def placeholder(number: int, depth: int, width: int) -> list[int]:
             for n in range(depth)]
 
 
-def blank(memories: Sequence[LoadableStream]) -> None:
+def blank(memories: Sequence[LoadableStream | MemoryContents]) -> None:
     """Have memories that were not elaborated yet hold placeholders at first."""
     for number, memory in enumerate(memories):
         memory.initial = placeholder(number, memory.depth, memory.width)
@@ -212,7 +213,8 @@ def loads(memories: Sequence[LoadableStream], most: int) -> Iterator[tuple[int, 
             yield number, first, data[first:first + most]
 
 
-def fill(text: str, family: str, memories: Sequence[LoadableStream]) -> str:
+def fill(text: str, family: str,
+         memories: Sequence[LoadableStream | MemoryContents]) -> str:
     """A design's configuration with the words of these memories in place of its placeholders.
 
     Parameters
@@ -221,7 +223,7 @@ def fill(text: str, family: str, memories: Sequence[LoadableStream]) -> str:
         What nextpnr made of a design that :func:`blank` was applied to.
     family : str
         Of the device.
-    memories : sequence of LoadableStream
+    memories : sequence of LoadableStream or MemoryContents
         As those of the design, in its order, with the words that are to be there.
 
     Raises
@@ -270,7 +272,8 @@ def _taken(bits: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.uin
     return np.where(places < len(bits), bits[np.minimum(places, len(bits) - 1)], 0)
 
 
-def _bits(words: Sequence[int], memory: LoadableStream) -> NDArray[np.uint8]:
+def _bits(words: Sequence[int],
+          memory: LoadableStream | MemoryContents) -> NDArray[np.uint8]:
     """All bits of a memory, word by word; zeros beyond the words."""
     size = -(-memory.width // 8)
     data = b"".join(word.to_bytes(size, "little") for word in words)

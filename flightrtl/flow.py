@@ -37,6 +37,7 @@ from .loadable import LoadableModel, loadable
 from .model import Model
 from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
+from .protocol import Identity
 from .report import RESOURCES, FrontReport, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
 from .top import Top
@@ -194,8 +195,9 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    top = Top(job.design, chosen, job.board, sha256=job.sha256)
-    blank(top.system.network.memories)
+    top = Top(job.design, chosen, job.board, identity=Identity.of(job.model, job.sha256))
+    memories = top.system.memories
+    blank(memories)
     build_plan = prepare(top, job.board, platform,
                          dsp=any(layer.cost.dsp for layer in chosen.layers))
     progress.done()
@@ -211,7 +213,6 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings),
         "counting": file_digest(Path(__file__))})
 
-    memories = top.system.network.memories
     if cache.holds(design=design_key):
         progress.note(f"same design, bitstream cached in {job.output}")
         result = Implementation.from_json(cache.result, job.output)

@@ -21,9 +21,13 @@ from .errors import UserError
 from .files import work_folder
 from .flow import Request, accuracy, publish
 from .gateware import require_supported
+from .gateware.link import Layout
+from .gateware.loadablestream import LoadableStream
+from .gateware.memorycontents import MemoryContents
 from .implement import Implementation
 from .planner.cycles import measure
 from .progress import Progress
+from .protocol import Frame, Identity
 from .report import Report
 from .toolchain import find
 
@@ -76,7 +80,10 @@ def reuse(folder: Path, model: str, output: Path | None,
     progress.done()
     packer = find(design.tools.tools[-1])
     with work_folder(output) as work:
-        bitstream = design.bitstream(folder, network.memories, tool=packer, folder=work,
+        identity = Identity.of(loaded, modelfile.sha256(model))
+        memories: list[LoadableStream | MemoryContents] = [
+            *network.memories, Layout(Frame.of(loaded)).memory(identity)]
+        bitstream = design.bitstream(folder, memories, tool=packer, folder=work,
                                      progress=progress)
         for name in design.files:
             shutil.copyfile(folder / name, work / name)

@@ -12,6 +12,8 @@ from .boards import Board, Led
 from .errors import BuildError
 from .gateware.clocking import ClockReset
 from .gateware.link import Link
+from .gateware.loadablestream import LoadableStream
+from .gateware.memorycontents import MemoryContents
 from .gateware.network import Network
 from .gateware.uart import Uart, divisor
 from .model import Model
@@ -34,8 +36,8 @@ class SerialNetwork(wiring.Component):
         What makes bytes of a line, and the reverse: a :class:`~flightrtl.gateware.uart.Uart`, for
         example. It has the streams ``o`` (from the host) and ``i`` (to the host), ``lost``, and
         the line's pins.
-    sha256 : str
-        Of the model's file, in hexadecimal; the host can ask for it.
+    identity : Identity, optional
+        What the host is told; by default that of a model without a file.
 
     Members
     -------
@@ -48,15 +50,21 @@ class SerialNetwork(wiring.Component):
     winner: Signal
 
     def __init__(self, model: Model, plan: Plan, transport: wiring.Component, *,
-                 sha256: str = "") -> None:
+                 identity: Identity | None = None) -> None:
         self.frame = Frame.of(model)
         self.transport: Any = transport
-        self.link = Link(self.frame, Identity.of(model, sha256))
+        self.link = Link(self.frame, identity or Identity.of(model, ""))
         self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
                                queues=plan.queues)
         self.pins = {name: member for name, member in transport.signature.members.items()
                      if name not in ("i", "o", "lost")}
         super().__init__({**self.pins, "winner": Out(self.frame.winner_bits)})
+
+    @property
+    def memories(self) -> list[LoadableStream | MemoryContents]:
+        """What depends on the model, where that can be replaced: the network's, the identity."""
+        network = self.network.memories
+        return [*network, self.link.responder.memory] if network else []
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -102,8 +110,8 @@ class Top(wiring.Component):
         Its foldings and clock.
     board : Board
         The board.
-    sha256 : str
-        Of the model's file, in hexadecimal; the host can ask for it.
+    identity : Identity, optional
+        What the host is told; by default that of a model without a file.
 
     Raises
     ------
@@ -111,11 +119,12 @@ class Top(wiring.Component):
         If the clock does not give the board's bit rate.
     """
 
-    def __init__(self, model: Model, plan: Plan, board: Board, *, sha256: str = "") -> None:
+    def __init__(self, model: Model, plan: Plan, board: Board, *,
+                 identity: Identity | None = None) -> None:
         self.board = board
         self.clocking = ClockReset(board, plan.clock_mhz)
         self.system: Any = SerialNetwork(model, plan, serial_port(plan.clock_mhz, board.uart.baud),
-                                         sha256=sha256)
+                                         identity=identity)
         super().__init__({})
 
     def elaborate(self, platform: Any) -> Module:

@@ -9,6 +9,7 @@ from flightrtl.errors import UserError
 from flightrtl.model import Model
 from flightrtl.planner import Plan
 from flightrtl.progress import Progress
+from flightrtl.protocol import Identity
 from flightrtl.top import SerialNetwork, serial_port
 
 from . import cxxrtl
@@ -34,7 +35,7 @@ def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = N
         Told what is going on.
     """
     design = SerialNetwork(model, plan, serial_port(plan.clock_mhz, baud or plan.board.uart.baud),
-                           sha256=sha256)
+                           identity=Identity.of(model, sha256))
     return cxxrtl.build(design, progress=progress)
 
 

@@ -142,7 +142,8 @@ def test_the_design_says_what_it_is():
     model = small_model(6, activation_bits=8)
     chosen = plan(model, boards.load("icebreaker"))
     digest = "0123456789abcdef" * 4
-    dut = SerialNetwork(model, chosen, serial_port(chosen.clock_mhz, FAST), sha256=digest)
+    dut = SerialNetwork(model, chosen, serial_port(chosen.clock_mhz, FAST),
+                        identity=Identity.of(model, digest))
 
     async def bench(host, ctx):
         identity = Identity.parse(await host.ask(request(Type.IDENTIFY, 1)))

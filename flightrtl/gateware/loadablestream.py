@@ -11,13 +11,10 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer
+from .memorycontents import SEGMENT
 from .weights import RomStream
 
-__all__ = ["SEGMENT", "LoadableStream", "WriteSignature"]
-
-SEGMENT = 256
-"""Depths are multiples of this, which costs nothing: no block RAM is less deep. So that what is
-in a memory can be told from the bits of each column of a block RAM alone."""
+__all__ = ["LoadableStream", "WriteSignature"]
 
 
 class WriteSignature(wiring.Signature):

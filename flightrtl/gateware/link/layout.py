@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...protocol import CHECKSUM_BYTES, HASH_BYTES, HEADER_BYTES, Frame, Identity
+from ..memorycontents import SEGMENT, MemoryContents
 
 __all__ = ["BODY", "COUNTERS", "COUNTERS_END", "HOME", "IDENTITY", "IDENTITY_END", "MODEL_HASH",
            "Layout"]
@@ -57,7 +58,8 @@ class Layout:
         """Address behind the body of a good answer."""
         return BODY + 1 + self.frame.answer_bytes
 
-    def contents(self, identity: Identity) -> list[int]:
-        """What the buffer holds at first: the identity."""
+    def memory(self, identity: Identity) -> MemoryContents:
+        """The buffer, which holds the identity at first."""
         assert len(identity.body) == IDENTITY_END - IDENTITY
-        return [*bytes(IDENTITY), *identity.body]
+        words = [*bytes(IDENTITY), *identity.body]
+        return MemoryContents(-(-self.end // SEGMENT) * SEGMENT, 8, words, words)

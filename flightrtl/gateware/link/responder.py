@@ -106,9 +106,8 @@ class Responder(wiring.Component):
         self.frame = frame
         self.identity = identity
         self.layout = Layout(frame)
-        self.buffer: memory.Memory[Any, Any] = memory.Memory(
-            shape=8, depth=self.layout.end, init=self.layout.contents(identity),
-            attrs={"no_rw_check": "1", "ram_style": "block"})
+        self.memory = self.layout.memory(identity)
+        """What the buffer holds at first."""
         super().__init__({
             "i": In(stream.Signature(token_layout())),
             "o": Out(stream.Signature(token_layout())),
@@ -129,7 +128,10 @@ class Responder(wiring.Component):
         busy = state != State.RECEIVE
 
         # The buffer. `word` is what stood at `place` a cycle ago, and stays while it is on offer.
-        m.submodules.buffer = buffer = self.buffer
+        buffer: memory.Memory[Any, Any] = memory.Memory(
+            shape=8, depth=self.memory.depth, init=self.memory.initial,
+            attrs={"no_rw_check": "1", "ram_style": "block"})
+        m.submodules.buffer = self.buffer = buffer
         # An asynchronous port and a register of our own, see SlidingWindow.
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
         place = Signal(range(layout.end + 1), init=HOME)
