@@ -263,10 +263,9 @@ def test_requantizer_is_its_arithmetic(parameters):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("shifted[self.output.bits - self.output.signed:]",
-     "shifted[self.output.bits + 1 - self.output.signed:]"),
-    ("step.eq(Mux(shifts[bit], value >> (1 << bit), value))",
-     "step.eq(Mux(shifts[bit], value >> (1 + bit), value) if bit else value)"),
+    ("shifted[output.bits - output.signed:]", "shifted[output.bits + 1 - output.signed:]"),
+    ("step.eq(Mux(shift[bit], value >> (1 << bit), value))",
+     "step.eq(Mux(shift[bit], value >> (1 + bit), value) if bit else value)"),
     ("signed_bits(low + min(self.bias), high + max(self.bias))", "signed_bits(low, high)"),
 ])
 def test_requantizer_is_its_arithmetic_twin(old, new, tmp_path):

@@ -455,8 +455,8 @@ CASES = {
         waits=("self.i.valid & ~escape)", "self.i.valid & ~escape & self.o.ready)")),
     "Framer": Case(
         Framer, {}, patience=2, reach=8,
-        unstable=("with m.If(self.o.valid & self.o.ready):", "with m.If(self.o.valid):", PAYLOAD),
-        waits=("self.o.valid.eq(self.i.valid)", "self.o.valid.eq(self.i.valid & self.o.ready)")),
+        unstable=("with m.Elif(self.o.ready):", "with m.Else():", VALID),
+        waits=("self.o.valid.eq(full)", "self.o.valid.eq(full & self.o.ready)")),
     "UartReceiver": Case(
         UartReceiver, {"divisor": 4}, patience=48, reach=90, facts=receiving, line=True,
         unstable=("with m.If(self.o.valid | rx):", "with m.If(rx):", PAYLOAD),

@@ -192,7 +192,7 @@ def test_a_model_that_is_too_large_names_layer_and_knob():
         plan(model, small_board(ICEBREAKER, lut4=700))
     assert caught.value.layer in ("conv", "dense")
     assert "--board" in (caught.value.knob or "")
-    with pytest.raises(BuildError, match="block RAMs and iCE40UP5K leaves 1") as caught:
+    with pytest.raises(BuildError, match="block RAMs and iCE40UP5K leaves 0") as caught:
         plan(two_layers(filters=60), small_board(ICEBREAKER, bram=1))
     assert caught.value.layer == "dense"
     with pytest.raises(BuildError, match="board 'icestick'"):

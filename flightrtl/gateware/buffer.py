@@ -32,13 +32,17 @@ class StreamBuffer(wiring.Component):
         In.
     o : Out(stream) of ``shape``
         Out, in order.
+    fills : Out(1)
+        Whether ``i.ready`` will be 0 in the next cycle.
     """
 
     i: stream.Interface
     o: stream.Interface
+    fills: Signal
 
     def __init__(self, shape: ShapeLike) -> None:
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)),
+                          "fills": Out(1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -52,7 +56,8 @@ class StreamBuffer(wiring.Component):
             with m.Else():
                 m.d.sync += self.o.payload.eq(self.i.payload)
         with m.Else():
-            m.d.sync += full.eq(full | self.i.valid)
+            m.d.comb += self.fills.eq(full | self.i.valid)
+            m.d.sync += full.eq(self.fills)
         with m.If(~full):
             m.d.sync += spare.eq(self.i.payload)
         return m

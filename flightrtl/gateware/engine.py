@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
@@ -232,7 +232,17 @@ class LayerEngine(wiring.Component):
             wiring.connect(m, wiring.flipped(self.write), weights.write)
             wiring.connect(m, wiring.flipped(self.write), self.parameters.write)
         wiring.connect(m, scheduler.o, requantizer.i)
-        wiring.connect(m, requantizer.o, buffer.i)
+        if isinstance(requantizer, Requantizer):
+            # A result that is held up, as a register: from here scheduler and array are stopped.
+            stall = Signal()
+            m.d.sync += stall.eq(requantizer.follows & buffer.fills)
+            m.d.comb += [
+                buffer.i.valid.eq(requantizer.o.valid),
+                buffer.i.payload.eq(requantizer.o.payload),
+                requantizer.o.ready.eq(~stall),
+            ]
+        else:
+            wiring.connect(m, requantizer.o, buffer.i)
         wiring.connect(m, buffer.o, wiring.flipped(self.o))
         return m
 

@@ -50,10 +50,13 @@ class Requantizer(wiring.Component):
         Accumulators, in filter order, as wide as ``low`` to ``high`` needs.
     o : Out(stream) of the output's shape, see :func:`~flightrtl.gateware.mapstream.map_shape`
         One activation for each.
+    follows : Out(1)
+        Whether ``o.valid`` will be 1 in the next cycle.
     """
 
     i: stream.Interface
     o: stream.Interface
+    follows: Signal
 
     latency = 3
 
@@ -75,6 +78,7 @@ class Requantizer(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(vector(signed(self.width), pixels))),
             "o": Out(stream.Signature(map_shape(output, pixels=pixels))),
+            "follows": Out(1),
         })
 
     def compute(self, accumulators: ArrayLike) -> IntArray:
@@ -98,6 +102,7 @@ class Requantizer(wiring.Component):
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.o.valid.eq(valid[2]),
+            self.follows.eq(Mux(advance, valid[1], valid[2])),
             self.i.ready.eq(advance & rom.o.valid),
             rom.o.ready.eq(advance & self.i.valid),
         ]

@@ -167,6 +167,9 @@ class Responder(wiring.Component):
             crc.valid.eq(~bit[3]),
             crc.start.eq((state != State.RECEIVE) & ~send & ~trailer),
         ]
+        # 32 bits are compared. As a register: it rests for a cycle before a flag is looked at.
+        match = Signal()
+        m.d.sync += match.eq(crc.match_detected & ~crc.start)
         with m.If(take):
             m.d.sync += bit.eq(15)
         with m.Elif(~rests):
@@ -215,7 +218,7 @@ class Responder(wiring.Component):
         with m.Switch(state):
             with m.Case(State.RECEIVE):
                 good = Signal()
-                m.d.comb += [good.eq(crc.match_detected & self.i.payload.data[5] & ~spoilt),
+                m.d.comb += [good.eq(match & self.i.payload.data[5] & ~spoilt),
                              self.i.ready.eq(rests & odd), write.data.eq(self.i.payload.data)]
                 m.d.sync += [complete.eq(exact), empty.eq(place == layout.empty_end), clear.eq(0),
                              event.eq(Cat(1, spoilt))]
