@@ -10,8 +10,7 @@ from pathlib import Path
 from .contents import Shape, fill
 from .errors import UserError
 from .files import atomic_write
-from .gateware.loadablestream import LoadableStream
-from .gateware.memorycontents import MemoryContents
+from .gateware.loadablestream import LoadableStream, MemoryContents
 from .implement import FAMILIES, Family, blank_name, pack_bitstream
 from .progress import Progress
 from .toolchain import Tool

@@ -30,8 +30,7 @@ from .blockram import SEGMENT, BlockRams
 from .errors import BuildError, UserError
 from .formats import ActivationFormat
 from .gateware.folding import Folding
-from .gateware.loadablestream import LoadableStream
-from .gateware.memorycontents import MemoryContents
+from .gateware.loadablestream import LoadableStream, MemoryContents
 from .gateware.network import Network
 from .loadable import Capacity, LoadableModel, padded
 from .model import INPUT, Convolution, Dense, Join, Layer, Model, SumPool

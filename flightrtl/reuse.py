@@ -22,8 +22,7 @@ from .files import work_folder
 from .flow import Request, accuracy, publish
 from .gateware import require_supported
 from .gateware.link import Layout
-from .gateware.loadablestream import LoadableStream
-from .gateware.memorycontents import MemoryContents
+from .gateware.loadablestream import LoadableStream, MemoryContents
 from .implement import Implementation
 from .planner.cycles import measure
 from .progress import Progress

@@ -12,8 +12,7 @@ from .boards import Board, Led
 from .errors import BuildError
 from .gateware.clocking import ClockReset
 from .gateware.link import Link
-from .gateware.loadablestream import LoadableStream
-from .gateware.memorycontents import MemoryContents
+from .gateware.loadablestream import LoadableStream, MemoryContents
 from .gateware.network import Network
 from .gateware.uart import Uart, divisor
 from .model import Model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth import Module, Signal, Value
@@ -11,10 +12,33 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer
-from .memorycontents import SEGMENT
 from .weights import RomStream
 
-__all__ = ["LoadableStream", "WriteSignature"]
+__all__ = ["SEGMENT", "LoadableStream", "MemoryContents", "WriteSignature"]
+
+SEGMENT = 256
+"""Depths are multiples of this, which costs nothing: no block RAM is less deep. So that what is
+in a memory can be told from the bits of each column of a block RAM alone."""
+
+
+@dataclass
+class MemoryContents:
+    """What some other memory of a design holds that is replaced with the streams'.
+
+    Parameters
+    ----------
+    depth, width : int
+        Words, a multiple of :data:`SEGMENT`, and bits of a word.
+    words : sequence of int
+        What it is to hold; zeros behind them.
+    initial : sequence of int
+        What the hardware holds at first: other words where it gets its contents later.
+    """
+
+    depth: int
+    width: int
+    words: Sequence[int]
+    initial: Sequence[int]
 
 
 class WriteSignature(wiring.Signature):

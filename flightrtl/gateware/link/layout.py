@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...protocol import CHECKSUM_BYTES, HASH_BYTES, HEADER_BYTES, Frame, Identity
-from ..memorycontents import SEGMENT, MemoryContents
+from ..loadablestream import SEGMENT, MemoryContents
 
 __all__ = ["BODY", "COUNTERS", "COUNTERS_END", "HOME", "IDENTITY", "IDENTITY_END", "MODEL_HASH",
            "Layout"]
