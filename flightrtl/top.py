@@ -52,7 +52,8 @@ class SerialNetwork(wiring.Component):
                  identity: Identity | None = None) -> None:
         self.frame = Frame.of(model)
         self.transport: Any = transport
-        self.link = Link(self.frame, identity or Identity.of(model, ""))
+        self.link = Link(self.frame, identity or Identity.of(model, ""),
+                         register=plan.board.memory_register)
         self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
                                queues=plan.queues)
         self.pins = {name: member for name, member in transport.signature.members.items()

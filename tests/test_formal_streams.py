@@ -328,7 +328,7 @@ CASES = {
     "Requantizer": Case(
         Requantizer, {"low": -8, "high": 7, "bias": [0, 1], "shift": [1, 0], "output": TWO_BITS},
         patience=4, reach=9,
-        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", VALID),
+        unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(1)", PAYLOAD),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "ParallelRequantizer": Case(
         ParallelRequantizer, {"ranges": [(-4, 3), (-2, 1)], "bias": [0, 1], "shift": [0, 1],

@@ -40,11 +40,13 @@ class Rig:
         Cycles between two bytes from the host.
     stall : float
         Chance that the network, or what takes the bytes to the host, pauses in a cycle.
+    register : bool
+        Of the link.
     """
 
-    def __init__(self, frame, *, gap=1, seed=0, stall=0.0):
+    def __init__(self, frame, *, gap=1, seed=0, stall=0.0, register=False):
         self.frame = frame
-        self.dut = Link(frame, identity_of(frame))
+        self.dut = Link(frame, identity_of(frame), register=register)
         self.random = random.Random(seed)
         self.stall = stall
         self.gap = gap
@@ -152,10 +154,11 @@ def images(frame, count, seed=0):
     return rng.integers(frame.input.min, frame.input.max + 1, (count, frame.size)).tolist()
 
 
+@pytest.mark.parametrize("register", [False, True])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 @pytest.mark.parametrize("frame", FRAMES)
-def test_images_in_results_out(frame, stall):
-    rig = Rig(frame, stall=stall, seed=1)
+def test_images_in_results_out(frame, stall, register):
+    rig = Rig(frame, stall=stall, seed=1, register=register)
     inputs = images(frame, 2)
 
     async def bench(ctx):
@@ -168,9 +171,10 @@ def test_images_in_results_out(frame, stall):
     rig.run(bench)
 
 
-def test_identity_counters_reset():
+@pytest.mark.parametrize("register", [False, True])
+def test_identity_counters_reset(register):
     frame = FRAMES[0]
-    rig = Rig(frame)
+    rig = Rig(frame, register=register)
     image, = images(frame, 1)
 
     async def bench(ctx):

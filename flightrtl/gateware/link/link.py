@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
+from amaranth import DomainRenamer, EnableInserter, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,10 @@ class Link(wiring.Component):
         Sizes and formats.
     identity : Identity
         What the device says about itself.
+    register : bool
+        A register behind the buffer's memory, for devices whose block RAM is slow: the responder
+        then moves in every second cycle, and what it offers to the network, in between, is not
+        offered.
 
     Members
     -------
@@ -45,9 +49,10 @@ class Link(wiring.Component):
     result: stream.Interface
     winner: Signal
 
-    def __init__(self, frame: Frame, identity: Identity) -> None:
+    def __init__(self, frame: Frame, identity: Identity, *, register: bool = False) -> None:
         self.frame = frame
-        self.responder = Responder(frame, identity)
+        self.register = register
+        self.responder = Responder(frame, identity, register=register)
         members = {name: member for name, member in self.responder.signature.members.items()
                    if name not in ("i", "o")}
         super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), **members})
@@ -55,14 +60,28 @@ class Link(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.deframer = deframer = Deframer()
-        m.submodules.responder = responder = self.responder
+        responder = self.responder
         m.submodules.framer = framer = Framer()
         outside = wiring.flipped(self)
         wiring.connect(m, outside.i, deframer.i)
-        wiring.connect(m, deframer.o, responder.i)
-        wiring.connect(m, responder.o, framer.i)
         wiring.connect(m, framer.o, outside.o)
-        wiring.connect(m, responder.image, outside.image)
-        wiring.connect(m, outside.result, responder.result)
-        m.d.comb += [responder.lost.eq(self.lost), self.winner.eq(responder.winner)]
+        m.d.comb += self.winner.eq(responder.winner)
+        if not self.register:
+            m.submodules.responder = responder
+            wiring.connect(m, deframer.o, responder.i)
+            wiring.connect(m, responder.o, framer.i)
+            wiring.connect(m, responder.image, outside.image)
+            wiring.connect(m, outside.result, responder.result)
+            m.d.comb += responder.lost.eq(self.lost)
+            return m
+        # In every second cycle the memory's word goes into a register and all else stands still.
+        moves, lost = Signal(), Signal()
+        m.d.sync += [moves.eq(~moves), lost.eq((self.lost | lost) & ~moves)]
+        m.submodules.responder = DomainRenamer({"always": "sync"})(
+            EnableInserter({"sync": moves})(responder))
+        m.d.comb += responder.lost.eq(self.lost | lost)
+        for source, target in ((deframer.o, responder.i), (responder.o, framer.i),
+                               (responder.image, self.image), (self.result, responder.result)):
+            m.d.comb += [target.payload.eq(source.payload), target.valid.eq(source.valid & moves),
+                         source.ready.eq(target.ready & moves)]
         return m

@@ -78,6 +78,9 @@ class Responder(wiring.Component):
         Sizes and formats.
     identity : Identity
         What the device says about itself.
+    register : bool
+        A register behind the buffer's memory, in a domain called ``always``; then whoever makes
+        this lets ``sync`` move in every second cycle only, as :class:`~.link.Link` does.
 
     Members
     -------
@@ -102,8 +105,9 @@ class Responder(wiring.Component):
     result: stream.Interface
     winner: Signal
 
-    def __init__(self, frame: Frame, identity: Identity) -> None:
+    def __init__(self, frame: Frame, identity: Identity, *, register: bool = False) -> None:
         self.frame = frame
+        self.register = register
         self.identity = identity
         self.layout = Layout(frame)
         self.memory = self.layout.memory(identity)
@@ -135,13 +139,17 @@ class Responder(wiring.Component):
         # An asynchronous port and a register of our own, see SlidingWindow.
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
         place = Signal(range(layout.end + 1), init=HOME)
-        word = Signal(8, reset_less=True)
+        fetched = Signal(8, reset_less=True)
+        word = fetched
+        if self.register:
+            word = Signal(8, reset_less=True)
+            m.d.always += word.eq(fetched)
         step = Signal()
         home = Signal()
         put = Signal()
         m.d.comb += [write.addr.eq(place), read.addr.eq(place), write.en.eq(put)]
         with m.If(~(self.image.valid | self.o.valid & ~self.o.payload.end)):
-            m.d.sync += word.eq(read.data)
+            m.d.sync += fetched.eq(read.data)
 
         # Where a reply is: in the frame's place, or from its status on in a page.
         page = Signal()
