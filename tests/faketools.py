@@ -1,9 +1,9 @@
 """Stand-ins for Yosys, nextpnr and icepack that fail, stall or succeed as a test asks.
 
-Environment variables tell them what to do: ``FAKE_FMAX`` (MHz by seed, starting with seed 1),
-``FAKE_CONSTRAINT`` (MHz), ``FAKE_OTHER_FMAX`` (MHz, of another clock, meant for 12), ``FAKE_FAIL``
-and ``FAKE_STALL`` (name of a tool), ``FAKE_SAY`` (last words of the one that fails),
-``FAKE_VERSION``. Every run is noted in ``FAKE_CALLS``.
+Environment variables tell them what to do: ``FAKE_FMAX`` (MHz, of every seed or
+of one after the other from ``FAKE_SEED`` on), ``FAKE_CONSTRAINT`` (MHz), ``FAKE_OTHER_FMAX`` (MHz,
+of another clock, meant for 12), ``FAKE_FAIL`` and ``FAKE_STALL`` (name of a tool), ``FAKE_SAY``
+(last words of the one that fails), ``FAKE_VERSION``. Every run is noted in ``FAKE_CALLS``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ if name == "yosys":
     pathlib.Path("top.json").write_text("{{}}")
 elif name.startswith("nextpnr"):
     seed, wanted = int(option["--seed"]), float(env("FAKE_CONSTRAINT"))
-    fmax = [float(text) for text in env("FAKE_FMAX").split(",")][seed - 1]
+    speeds = [float(text) for text in env("FAKE_FMAX").split(",")]
+    fmax = speeds[seed - int(env("FAKE_SEED"))] if len(speeds) > 1 else speeds[0]
     print("Info: Packing LUT-FFs..")
     print("Info:     at iteration #3, type ALL: wirelen solved = 102")
     print("Info:        565 |        1        456 |    1   456 |        17|       0.03       0.03|")
@@ -93,8 +94,11 @@ elif name == "icepack":
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch,
-            layers: Sequence[str] = ("first", "last")) -> None:
-    """Put the stand-ins into ``folder`` and make the tool chain use them."""
+            layers: Sequence[str] = ("first", "last"), *, seed: int = 1) -> None:
+    """Put the stand-ins into ``folder`` and make the tool chain use them.
+
+    ``seed`` is the first that will be asked for.
+    """
     folder.mkdir(exist_ok=True)
     cells = json.dumps(CELLS).replace("first", layers[0]).replace("last", layers[-1])
     source = _SOURCE.format(python=sys.executable, cells=cells)
@@ -106,6 +110,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("FAKE_CALLS", str(folder / "calls"))
     monkeypatch.setenv("FAKE_CONSTRAINT", "39.75")
     monkeypatch.setenv("FAKE_FMAX", "40,41,42,43,44")
+    monkeypatch.setenv("FAKE_SEED", str(seed))
     (folder / "calls").touch()
 
 

@@ -86,7 +86,7 @@ def test_a_missing_or_broken_file(tmp_path):
 def test_every_problem_of_a_file_is_named(tmp_path, old, new, message):
     assert old in GOOD
     path = tmp_path / "bad.toml"
-    path.write_text(GOOD.replace(old, new).replace("seed = 1", "seed = 'x'"))
+    path.write_text(GOOD.replace(old, new).replace("seed = 2", "seed = 'x'"))
     with pytest.raises(UserError) as caught:
         boards.load(path)
     assert message in str(caught.value)

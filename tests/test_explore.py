@@ -10,7 +10,7 @@ from flightrtl import explore, modelfile
 from flightrtl.errors import BuildError, UserError
 
 from . import faketools
-from .test_build import small_model
+from .test_build import SEED, small_model
 
 RATES = ["1000", "20000"]
 
@@ -25,7 +25,8 @@ def model_file(tmp_path):
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
     folder = tmp_path / "tools"
-    faketools.install(folder, monkeypatch, [layer.name for layer in small_model().layers])
+    faketools.install(folder, monkeypatch, [layer.name for layer in small_model().layers],
+                      seed=SEED)
     return folder
 
 

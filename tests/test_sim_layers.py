@@ -44,21 +44,27 @@ class Faulty(StreamBuffer):
         m.submodules.inner = inner = StreamBuffer(self.i.payload.shape())
         wiring.connect(m, inner.o, wiring.flipped(self.o))
         count, again = Signal(16), Signal()
-        here = count == self.at
+        then, repeated = Signal.like(count), Signal()
+        here, next_here = count == self.at, then == self.at
         m.d.comb += [inner.i.payload.eq(self.i.payload), inner.i.valid.eq(self.i.valid),
-                     self.i.ready.eq(inner.i.ready)]
+                     self.i.ready.eq(inner.i.ready), self.fills.eq(inner.fills),
+                     then.eq(count + (self.i.valid & self.i.ready)), repeated.eq(again)]
         if self.fault == "lose":
             with m.If(here):
                 m.d.comb += [inner.i.valid.eq(0), self.i.ready.eq(1)]
+            with m.If(next_here):
+                m.d.comb += self.fills.eq(0)
         elif self.fault == "repeat":
             with m.If(here & ~again):
-                m.d.comb += self.i.ready.eq(0)
-                m.d.sync += again.eq(self.i.valid & inner.i.ready)
+                m.d.comb += [self.i.ready.eq(0), repeated.eq(self.i.valid & inner.i.ready)]
+            with m.If(next_here & ~repeated):
+                m.d.comb += self.fills.eq(1)
         else:
             with m.If(here):
                 m.d.comb += [inner.i.valid.eq(0), self.i.ready.eq(0)]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += count.eq(count + 1)
+            with m.If(next_here):
+                m.d.comb += self.fills.eq(1)
+        m.d.sync += [count.eq(then), again.eq(repeated)]
         return m
 
 
