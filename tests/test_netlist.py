@@ -9,14 +9,16 @@ import pytest
 
 from flightrtl import boards, modelfile, planner, toolchain
 from flightrtl.errors import BuildError, UserError
+from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import Network
+from flightrtl.model import Model, TensorType
 from flightrtl.progress import Progress
 from sim import compiler, netlist, verilator
 from sim.__main__ import main
 from sim.compare import compare
 from sim.observed import Observed
 from sim.parallel import run_images
-from tests.models import random_images, random_model
+from tests.models import random_images, random_layer, random_map, random_model
 
 pytestmark = pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
 
@@ -34,6 +36,21 @@ def test_digits_at_the_netlist_level(board, capsys):
     # The RTL keeps to the plan to the cycle, which other tests see to.
     assert result["cycles_per_inference"] == plan.cycles_per_inference
     assert result["latency_cycles"] == plan.latency_cycles
+
+
+@pytest.mark.parametrize("board", ["ice40", "ecp5"])
+def test_multiplier_blocks_at_the_netlist_level(board, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLIGHTRTL_CACHE", str(tmp_path))
+    rng = np.random.default_rng(5)
+    source = TensorType((4, 3, 2), ActivationFormat(8, True))
+    layer = random_layer(rng, "dense", source, random_map(rng, source, 2), k=[1] * 4,
+                         weights=FixedFormat(8), output=ActivationFormat(12, True))
+    model, chosen = Model("fixed", source, (layer,)), boards.load(board)
+    plan = planner.plan(model, chosen)
+    assert plan.cost.dsp > 0
+    result = compare(netlist.NetlistEngine(chosen, Progress()), model, plan,
+                     random_images(rng, model, 20), np.zeros(20, int))
+    assert (result.images, result.mismatches) == (20, 0)
 
 
 def inverted(verilog):

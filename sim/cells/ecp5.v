@@ -1,4 +1,5 @@
-// Block RAM of ECP5 for simulation; Yosys has only the outline of it (ecp5/cells_sim.v).
+// Block RAM and multipliers of ECP5 for simulation; Yosys has only the outline of the former
+// (ecp5/cells_sim.v), and nothing of the latter.
 //
 // Written from what Lattice documents in FPGA-TN-02204, "ECP5 and ECP5-5G Memory User Guide", and
 // from how Yosys uses the cell (share/lattice/brams_16kd.txt and brams_map_16kd.v):
@@ -290,4 +291,28 @@ module DP16KD_output(
                 else if (oce) register <= latch;
         end
     endgenerate
+endmodule
+
+// A multiplier block without any of its registers, as Yosys uses it
+// (share/lattice/dsp_map_18x18.v): P = A * B, each of them signed or not (FPGA-TN-02205, "ECP5 and
+// ECP5-5G sysDSP User Guide"). A register's parameter is unknown here and stops the compilation.
+module MULT18X18D(
+    input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
+    input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
+    input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
+    input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+    output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20,
+        P19, P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1,
+        P0
+);
+    wire [17:0] a = {A17, A16, A15, A14, A13, A12, A11, A10, A9,
+        A8, A7, A6, A5, A4, A3, A2, A1, A0};
+    wire [17:0] b = {B17, B16, B15, B14, B13, B12, B11, B10, B9,
+        B8, B7, B6, B5, B4, B3, B2, B1, B0};
+    wire signed [18:0] left = $signed({SIGNEDA & a[17], a});
+    wire signed [18:0] right = $signed({SIGNEDB & b[17], b});
+    wire signed [37:0] product = left * right;
+    assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24,
+        P23, P22, P21, P20, P19, P18, P17, P16, P15, P14, P13, P12,
+        P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = product[35:0];
 endmodule
