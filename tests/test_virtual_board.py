@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """The gateware behind a pseudo-terminal, and on a line where everything goes wrong."""
 
+import functools
 import json
 import os
 import signal
@@ -187,7 +188,9 @@ def test_serve_until_ctrl_c(tmp_path, design):
     server = subprocess.Popen(
         [sys.executable, "-m", "sim", "serve", "digits", "--board", "icestick", "--baud",
          str(BAUD), "--link", str(port), "--json"], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Tests that run in the background ignore Ctrl-C, and children inherit that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     try:
         assert json.loads(server.stdout.readline()) == {"port": str(port), "baud": BAUD}
         result = subprocess.run(
