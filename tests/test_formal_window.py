@@ -13,8 +13,9 @@ from amaranth.hdl import Assert, Assume
 from amaranth.utils import exact_log2
 
 from flightrtl.formats import ActivationFormat, signed_bits
-from flightrtl.gateware import SlidingWindow, window
+from flightrtl.gateware import SlidingWindow, linebuffer, window
 from flightrtl.gateware.linebuffer import RowWriter, WindowReader
+from flightrtl.gateware.loops import nested_loops
 from tests.formal import (
     AnyConst,
     Failed,
@@ -159,6 +160,8 @@ class Ring(Elaboratable):
                     (("word", per_pixel * dut.kernel[1]), ("kernel_row", kernel_rows),
                      ("replay", dut.passes), ("across", dut.output[1]), ("row", dut.output[0]))]
         expected = [x * per_pixel + word, y, replay, column, row]
+        rounds = list(zip(("word", "kernel_row", "replay", "across", "row"), expected,
+                          (per_pixel * dut.kernel[1], *limits[2:]), strict=True))
         m.d.comb += [
             Assert(Cat(*(loop < limit for loop, limit in zip(loops, limits, strict=True))).all(),
                    "loops"),
@@ -166,9 +169,12 @@ class Ring(Elaboratable):
             *(Assert(found == should, "a wrong loop")
               for found, should in zip(position, expected, strict=True)),
             *(Assert(inner(f"reader.{name}_at_end", 1) == (should == limit - 1), "a wrong end")
-              for name, should, limit in zip(
-                  ("word", "kernel_row", "replay", "across", "row"), expected,
-                  (per_pixel * dut.kernel[1], *limits[2:]), strict=True)),
+              for name, should, limit in rounds if limit > 1),
+            *(Assert(inner(f"reader.{name}_ends", 1)
+                     == Cat(*(should == limit - 1 for _, should, limit in rounds[:n + 1])).all(),
+                     "a loop that ends at a wrong time")
+              for n, (name, _, limit) in enumerate(rounds)
+              if limit > 1 and any(faster > 1 for _, _, faster in rounds[:n])),
             Assert(inner("reader.slack", signed(signed_bits(-rows, rows))) == there - needed,
                    "a wrong slack"),
             Assert(inner("reader.base", bits) == modulo(oldest + first - base_row), "a wrong base"),
@@ -278,12 +284,15 @@ def test_ring_reads_each_pixel_of_each_window_in_order(shape):
      "a wrong"),
     (WindowReader, "m.d.sync += [edge.eq(following), now.eq(following)]",
      "m.d.sync += [edge.eq(following), now.eq(edge)]", "a wrong column"),
-    (WindowReader, "at_end.eq(count == limit - 2)", "at_end.eq(count == limit - 3)", "a wrong end"),
+    (nested_loops, "at_end.eq(count == limit - 2)", "at_end.eq(count == limit - 3)", "a wrong end"),
+    (nested_loops, "nearly = nearly & at_end", "nearly = nearly & 1",
+     "a loop that ends at a wrong time"),
     (RowWriter, "self.column == columns - 1", "self.column == columns - 2",
      "a wrong place|a wrong slack"),
 ])
 def test_ring_twin(monkeypatch, kind, old, new, message, tmp_path):
-    monkeypatch.setattr(window, kind.__name__, planted(kind, old, new))
+    place = linebuffer if kind is nested_loops else window
+    monkeypatch.setattr(place, kind.__name__, planted(kind, old, new))
     dut = SlidingWindow(shape=(3, 4, 1), kernel=(2, 3), simd=1, format=ONE_BIT)
     with pytest.raises(Failed, match=message):
         prove(Ring(dut), mode="bmc", depth=40, folder=tmp_path)

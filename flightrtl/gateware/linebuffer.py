@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from math import lcm
 from typing import Any, NamedTuple
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from ..formats import ActivationFormat, signed_bits
+from .loops import nested_loops
 
 __all__ = ["Ring", "RowStep", "RowWriter", "WindowReader", "row_steps", "window_ring"]
 
@@ -319,28 +320,10 @@ class WindowReader(wiring.Component):
         kernel_rows = 1 if self._by_column else self._kernel[0]
 
         go = Signal()
-        loops: list[Signal] = []
-        wraps: list[Signal] = []
-        inner: Value = Const(1)
-        # Nested loops, the fastest first. That a loop is in its last round is known from a
-        # register, so that all conditions are a few registers and one late `go`.
-        for name, limit in (("word", run), ("kernel_row", kernel_rows),
-                            ("replay", self._passes),
-                            ("across", self._output[1] // self._pixels),
-                            ("row", len(steps))):
-            count = Signal(range(limit), name=name)
-            at_end = Signal(name=f"{name}_at_end", init=limit == 1)
-            ends = Signal(name=f"{name}_ends")
-            wrap = Signal(name=f"{name}_wraps")
-            m.d.comb += [ends.eq(inner & at_end), wrap.eq(go & ends)]
-            if limit > 1:
-                with m.If(go & inner):
-                    m.d.sync += [count.eq(Mux(at_end, 0, count + 1)),
-                                 at_end.eq(count == limit - 2)]
-            loops.append(count)
-            wraps.append(wrap)
-            inner = ends
-        run_wraps, pass_ends, window_ends, row_ends, image_ends = wraps
+        loops, _, ends = nested_loops(m, go, [
+            ("word", run), ("kernel_row", kernel_rows), ("replay", self._passes),
+            ("across", self._output[1] // self._pixels), ("row", len(steps))])
+        run_wraps, pass_ends, window_ends, row_ends, image_ends = (go & each for each in ends)
         _, kernel_row, _, _, row = loops
         m.d.comb += [self.last.eq(pass_ends), self.pass_done.eq(pass_ends)]
 
@@ -389,7 +372,7 @@ class WindowReader(wiring.Component):
             m.d.comb += self.real.eq(real.bit_select(kernel_row, 1))
         return m
 
-    def _walk_columns(self, m: Module, go: Signal, *ends: Signal) -> None:
+    def _walk_columns(self, m: Module, go: Signal, *ends: Value) -> None:
         """Where in a row the word lies: a run starts at the left edge, perhaps in the padding.
 
         With several groups of channels, a pixel's words are those of the first group, then those
@@ -455,8 +438,8 @@ class WindowReader(wiring.Component):
                 Mux(lane > memory, later, place[:self._address_bits]))
 
     def _walk(self, m: Module, now: Signal, edge: Signal, following: Signal, onward: Value,
-              go: Signal, run_wraps: Signal, pass_ends: Signal, window_ends: Signal,
-              row_ends: Signal, *, per_group: int = 0) -> None:
+              go: Signal, run_wraps: Value, pass_ends: Value, window_ends: Value,
+              row_ends: Value, *, per_group: int = 0) -> None:
         """A coordinate that goes on with each word and back to the window's edge after a run.
 
         The edge is that of a group of channels: with ``per_group``, passes move it.

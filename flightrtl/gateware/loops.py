@@ -10,12 +10,12 @@ __all__ = ["nested_loops"]
 
 
 def nested_loops(m: Module, go: Value, limits: Sequence[tuple[str, int]]
-                 ) -> tuple[list[Signal], list[Signal], list[Signal]]:
+                 ) -> tuple[list[Signal], list[Signal], list[Value]]:
     """Nested loops, the fastest first: counters, which are in their last round, which end.
 
-    That a loop is in its last round is known from a register, so that all conditions are a few
-    registers and one late ``go``. It ends where all faster ones end, too, whether ``go`` is 1 or
-    not. A loop of one round costs nothing.
+    A loop ends where it and all faster ones are in their last rounds, whether ``go`` is 1 or not.
+    Both are registers, so that whatever a step does depends on a late ``go`` and one bit more. A
+    loop of one round costs nothing.
 
     Parameters
     ----------
@@ -26,18 +26,26 @@ def nested_loops(m: Module, go: Value, limits: Sequence[tuple[str, int]]
     limits : sequence of (str, int)
         Names and rounds, 1 or more.
     """
-    counts, lasts, wraps = [], [], []
+    counts: list[Signal] = []
+    lasts: list[Signal] = []
+    ends: list[Value] = []
+    nearly: Value | None = None     # one step before the loops so far end
     inner: Value = Const(1)
     for name, limit in limits:
         count = Signal(range(limit), name=name)
         at_end = Signal(name=f"{name}_at_end", init=limit == 1)
-        ends = Signal(name=f"{name}_ends")
-        m.d.comb += ends.eq(inner & at_end)
         if limit > 1:
             with m.If(go & inner):
                 m.d.sync += [count.eq(Mux(at_end, 0, count + 1)), at_end.eq(count == limit - 2)]
+            if nearly is None:      # the fastest of those with several rounds
+                nearly, inner = count == limit - 2, at_end
+            else:
+                # The slower ones stay what they are from the fastest one's first round on.
+                nearly = nearly & at_end
+                inner = Signal(name=f"{name}_ends")
+                with m.If(go):
+                    m.d.sync += inner.eq(nearly)
         counts.append(count)
         lasts.append(at_end)
-        wraps.append(ends)
-        inner = ends
-    return counts, lasts, wraps
+        ends.append(inner)
+    return counts, lasts, ends
