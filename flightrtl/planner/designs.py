@@ -283,6 +283,22 @@ class DesignSpace:
                     knob=f"--target-rate {math.floor(clock_mhz * 1e6 / least)} or less, or a "
                          "higher --frequency, or fewer terms in this layer")
 
+    def too_slow(self, limit: int, tighter: int, rate: float, interval: int,
+                 clock_mhz: float) -> BuildError:
+        """Why a rate is missed though each layer keeps to ``limit`` cycles by itself.
+
+        The network takes ``interval`` cycles, and no layers that keep to ``tighter`` were found.
+        """
+        least = max(min(option.cycles for option in self.choice.all_of(name))
+                    for name in self.choice.options)
+        if tighter >= max(least, self.floor):
+            return self.too_large(tighter, rate)
+        return BuildError(
+            f"{rate:g} inferences per second at {clock_mhz:g} MHz leave {limit} cycles each, but "
+            f"where the layers wait for each other the network takes {interval}",
+            knob=f"--target-rate {math.floor(clock_mhz * 1e6 / interval)} or less, or a higher "
+                 "--frequency")
+
     def too_large(self, limit: int, rate: float) -> BuildError:
         """Why a rate that is within reach does not fit."""
         board, budget = self.board, self.budget

@@ -89,7 +89,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         narrower = search.cheapest(tighter)
         if narrower is None:
             if target_rate is not None:
-                raise search.too_large(limit, target_rate)
+                raise search.too_slow(limit, tighter, target_rate, timing.interval, clock_mhz)
             break
         design, timing = search.buffered(narrower, limit)
     queues, timing = shortest(model, design.foldings, timing,
