@@ -120,6 +120,8 @@ class WideAccumulators(wiring.Component):
             m.d.comb += [Assert(internal(self, "dut.stall", 1)
                                 == (valid & ends & internal(self, "dut.busy", 1)),
                                 "it stops where a pass would end too early"),
+                         Assert(internal(self, "dut.ready", 1) != internal(self, "dut.stall", 1),
+                                "both ends stop together"),
                          Assert(word == expected, "words come in order"),
                          Assert(done < count, "words go round")]
 

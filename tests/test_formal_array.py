@@ -132,6 +132,8 @@ class Drain(wiring.Component):
                 Assert(busy == (remaining != 0), "busy is that something is left"),
                 Assert(internal(self, "dut.stall", 1) == (pipeline[-1][0] & pipeline[-1][1] & busy),
                        "the array stops when a pass would end too early"),
+                Assert(internal(self, "dut.ready", 1) != internal(self, "dut.stall", 1),
+                       "both ends stop together"),
                 Assert(pending == ((left != 0) & (chosen >= lanes - left)),
                        "a sum is pending until its turn"),
                 Assert(~pending | (chain[(chosen + left - lanes)[:8]] == held),
@@ -152,8 +154,8 @@ def test_passes_leave_lane_by_lane_once(lanes, simd):
 
 @pytest.mark.parametrize(("old", "new"), [
     ("advance.eq(~stall)", "advance.eq(1)"),
-    ("stall.eq(Mux(stall, stays, before & (load | stays)))",
-     "stall.eq(Mux(stall, stays, before & stays))"),
+    ("stalls.eq(Mux(stall, stays, before & (load | stays)))",
+     "stalls.eq(Mux(stall, stays, before & stays))"),
     ("load.eq(valid & lasts & ~busy)", "load.eq(valid & lasts)"),
     ("chain[lane].eq(chain[lane + 1])", "chain[lane].eq(chain[lane])"),
     ("remaining.eq(self.lanes)", "remaining.eq(self.lanes - 1)"),

@@ -188,15 +188,19 @@ class PEArray(wiring.Component):
         # stopped. So it is worked out a cycle before.
         stall = Signal()
         stays = Signal()
+        stalls = Signal()
+        # The same, inverted, in a register that can lie beside the window, far from the lanes.
+        ready = Signal(init=1)
         m.d.comb += [
             advance.eq(~stall),
             load.eq(valid & lasts & ~busy),
-            self.i.ready.eq(advance if delay is None else advance & delay.ready),
+            self.i.ready.eq(ready if delay is None else ready & delay.ready),
             self.o.valid.eq(busy),
             taken.eq(self.o.valid & self.o.ready),
             stays.eq(busy & ~(taken & (remaining == 1))),
+            stalls.eq(Mux(stall, stays, before & (load | stays))),
         ]
-        m.d.sync += stall.eq(Mux(stall, stays, before & (load | stays)))
+        m.d.sync += [stall.eq(stalls), ready.eq(~stalls)]
         with m.If(load):
             m.d.sync += [remaining.eq(self.lanes), busy.eq(1)]
         with m.Elif(taken):
