@@ -25,14 +25,14 @@ PACKAGES = {  # who may import what, of our own
 # those below. A folder's modules are all on its floor.
 FLOORS = [
     {"errors", "files", "progress"},
-    {"formats", "shiftadd"},
+    {"formats", "shiftadd", "blockram"},
     {"model"},
     {"rules", "container", "models", "check", "document", "modelfile", "golden", "datasets",
      "samples", "boards", "loadable", "protocol"},
     {"gateware"},
     {"planner"},
     {"top", "toolchain", "implement", "cache", "report", "plots", "testbench", "export", "flow",
-     "host", "build", "blank", "blockram", "contents", "explore", "reuse"},
+     "host", "build", "blank", "contents", "explore", "reuse"},
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.

@@ -11,14 +11,11 @@ from amaranth.hdl import ShapeLike
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..blockram import SEGMENT
 from ..formats import _integer
 from .weights import RomStream
 
-__all__ = ["SEGMENT", "LoadableStream", "MemoryContents", "WriteSignature"]
-
-SEGMENT = 256
-"""Depths are multiples of this, which costs nothing: no block RAM is less deep. So that what is
-in a memory can be told from the bits of each column of a block RAM alone."""
+__all__ = ["LoadableStream", "MemoryContents", "WriteSignature"]
 
 
 @dataclass
@@ -28,7 +25,7 @@ class MemoryContents:
     Parameters
     ----------
     depth, width : int
-        Words, a multiple of :data:`SEGMENT`, and bits of a word.
+        Words, a multiple of :data:`~flightrtl.blockram.SEGMENT`, and bits of a word.
     words : sequence of int
         What it is to hold; zeros behind them.
     initial : sequence of int
@@ -97,6 +94,8 @@ class LoadableStream(RomStream):
         super().__init__(shape, words, register=register,
                          ports={} if number is None else {"write": In(WriteSignature())})
         self.width = len(Value.cast(self.o.payload))
+        # Whole columns of block RAMs, so that what is in the memory can be told from the bits of
+        # each column alone. It costs nothing: no block RAM is less deep.
         self.depth = -(-len(self.words) // SEGMENT) * SEGMENT
         self.initial: Sequence[int] = self.words
         """What the hardware holds at first: other words where it gets its contents later."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...blockram import SEGMENT
 from ...protocol import CHECKSUM_BYTES, HASH_BYTES, HEADER_BYTES, Frame, Identity
-from ..loadablestream import SEGMENT, MemoryContents
+from ..loadablestream import MemoryContents
 
 __all__ = ["BODY", "COUNTERS", "COUNTERS_END", "HOME", "IDENTITY", "IDENTITY_END", "MODEL_HASH",
            "Layout"]
