@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.estimate or options.verilog is not None:
             if options.verilog is not None:
                 flow.write_verilog(request, options.verilog, progress)
-            report = flow.estimate(request, progress)
+            report = flow.estimate(request, progress, link=options.verilog is None)
             as_json, as_text = json.dumps(report.as_json(), indent=2) + "\n", report.as_text()
         else:
             as_json, as_text = flow.build(request, progress)

@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from . import boards, modelfile, planner
     from .cache import digest, source_digest
     from .files import atomic_write
+    from .gateware import require_supported
     from .progress import Progress
 
     warnings.filterwarnings("ignore", "", UnusedElaboratable)
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     board, model = boards.load(options.board), modelfile.load(options.model)
+    require_supported(model, link=True)
     progress = Progress()
     if options.rates:
         rates = sorted(set(options.rates))

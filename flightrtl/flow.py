@@ -91,13 +91,16 @@ class Request:
 
 
 class _Job:
-    """A request with its model and board read and checked."""
+    """A request with its model and board read and checked.
 
-    def __init__(self, request: Request) -> None:
+    With ``link``, it is for a design that a host talks to.
+    """
+
+    def __init__(self, request: Request, *, link: bool = True) -> None:
         self.request = request
         self.board: Board = boards.load(request.board)
         self.model: Model = modelfile.load(request.model)
-        require_supported(self.model)
+        require_supported(self.model, link=link)
         self.sha256 = modelfile.sha256(request.model)
         self.output = request.output or Path("build", self.board.name, self.model.name)
         self.design: Model = self.model
@@ -138,8 +141,17 @@ class _Job:
         return {"system": "link", "clocking": "clock"}.get(path[0], "pins")
 
 
-def estimate(request: Request, progress: Progress) -> Report:
+def estimate(request: Request, progress: Progress, *, link: bool = True) -> Report:
     """The plan and its cost, without any tool.
+
+    Parameters
+    ----------
+    request : Request
+        What is asked for.
+    progress : Progress
+        Where to tell what is being done.
+    link : bool
+        Whether it is for the board; else for the network alone, which may be too large for a host.
 
     Raises
     ------
@@ -148,7 +160,7 @@ def estimate(request: Request, progress: Progress) -> Report:
     BuildError
         If the model does not fit.
     """
-    job = _Job(request)
+    job = _Job(request, link=link)
     report = _report(job, job.plan(progress), _library_versions(), None)
     progress.step("other rates")
     points = front(job.design, job.board, request.frequency, dataflow=request.dataflow)
@@ -269,7 +281,7 @@ def write_verilog(request: Request, path: Path, progress: Progress) -> None:
 
     See :func:`flightrtl.export.write_verilog`.
     """
-    job = _Job(request)
+    job = _Job(request, link=False)
     yosys = find("yosys")
     chosen = job.plan(progress)
     progress.step("elaborating")

@@ -31,11 +31,12 @@ from numpy.typing import ArrayLike
 from .document import describe
 from .formats import ActivationFormat, _integer
 from .model import Model
+from .modelfile import ModelError
 
 __all__ = ["CHECKSUM_BYTES", "ESCAPE", "FLAG", "FLIP", "HASH_BYTES", "HEADER_BYTES", "REPLY",
            "VERSION", "Counters", "Decoder", "Frame", "Identity", "LinkError", "Reply", "Request",
-           "Status", "Type", "checksum", "encode", "load_body", "request", "shape_hash",
-           "value_bytes"]
+           "Status", "Type", "checksum", "encode", "link_problems", "load_body", "request",
+           "shape_hash", "value_bytes"]
 
 FLAG = 0x7E
 """Stands between frames, and nowhere else."""
@@ -65,7 +66,7 @@ HASH_BYTES = 8
 VERSION = 2
 """Of this protocol, as :class:`Identity` gives it."""
 
-_MAX_IMAGE = 0xFFFF     # bytes, as an Identity can say them
+_MOST = 0xFFFF      # bytes of an image and classes, as an Identity can say them
 
 
 class LinkError(Exception):
@@ -396,6 +397,19 @@ def _dtype(fmt: ActivationFormat) -> str:
     return f"<{'i' if fmt.signed else 'u'}{value_bytes(fmt.bits)}"
 
 
+def _too_many(image_bytes: int, classes: int) -> list[str]:
+    return [f"{what}, and the link between host and board takes up to {_MOST:,}: {remedy}, or put "
+            "the network into a design of your own (docs/embed.md)"
+            for what, count, remedy in (
+                (f"an image has {image_bytes:,} bytes", image_bytes, "use smaller images"),
+                (f"there are {classes:,} classes", classes, "train with fewer")) if count > _MOST]
+
+
+def link_problems(model: Model) -> list[str]:
+    """All that keeps a model from the link, one sentence each; empty if nothing does."""
+    return _too_many(value_bytes(model.input.format.bits) * model.input.size, model.output.size)
+
+
 def shape_hash(model: Model) -> bytes:
     """What stands for everything about a model but its name and the values of its weights."""
     document, _ = describe(model)
@@ -428,13 +442,16 @@ class Frame:
 
     @classmethod
     def of(cls, model: Model) -> Frame:
-        """The frames of a model."""
+        """The frames of a model; :class:`ModelError` with its :func:`link_problems`."""
+        problems = link_problems(model)
+        if problems:
+            raise ModelError(f"no host can talk to model {model.name!r}", problems)
         return cls(model.input.format, model.input.size, model.output.format, model.output.size)
 
     def __post_init__(self) -> None:
-        if self.image_bytes > _MAX_IMAGE:
-            raise ValueError(f"an image has {self.image_bytes:,} bytes; the link takes up to "
-                             f"{_MAX_IMAGE:,}")
+        problems = _too_many(self.image_bytes, self.classes)
+        if problems:
+            raise ValueError("; ".join(problems))
 
     @property
     def image_bytes(self) -> int:

@@ -68,7 +68,7 @@ def reuse(folder: Path, model: str, output: Path | None,
                         "build the design again")
     report = Report.from_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
     loaded = modelfile.load(model)
-    require_supported(loaded)
+    require_supported(loaded, link=True)
     fitted = design.shape.fit(loaded)
     output = output or Path("build", report.board, loaded.name)
 

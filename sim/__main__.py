@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .waves import check_path, record_image
 
     model = modelfile.load(options.model)
-    require_supported(model)
+    require_supported(model, link=options.level == "bitstream")
     board = boards.load(options.board)
     if waveform:
         check_path(waveform, form)

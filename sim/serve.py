@@ -17,6 +17,7 @@ from typing import Protocol
 
 from flightrtl import boards, modelfile, planner
 from flightrtl.errors import UserError
+from flightrtl.gateware import require_supported
 from flightrtl.host.terminal import bar, colours
 from flightrtl.progress import Progress
 
@@ -173,6 +174,7 @@ def make_board(model: str, board: str, *, baud: int | None, target_rate: float |
     if baud is not None and not 300 <= baud <= 100_000_000:
         raise UserError(f"--baud must be 300 to 100,000,000, not {baud:,}")
     network = modelfile.load(model)
+    require_supported(network, link=True)
     compiler.find()
     plan = planner.plan(network, boards.load(board), target_rate=target_rate)
     progress.step(f"virtual {plan.board.name} with {network.name}")

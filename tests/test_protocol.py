@@ -201,6 +201,8 @@ def test_frame_refuses_what_is_wrong():
         frame.image(b"abc")
     with pytest.raises(ValueError, match="an image has 65,536 bytes"):
         Frame(ActivationFormat(8), 65_536, ActivationFormat(8), 2)
+    with pytest.raises(ValueError, match="there are 65,536 classes"):
+        Frame(ActivationFormat(8), 1, ActivationFormat(8), 65_536)
 
 
 def test_numbers_are_those_of_the_page():

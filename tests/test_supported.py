@@ -6,13 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flightrtl import boards, build, flow, modelfile, planner
+from flightrtl import boards, build, explore, flow, modelfile, planner
 from flightrtl.errors import BuildError, run_cli
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Network, require_supported, unsupported
 from flightrtl.model import INPUT, MaxPool, Model, TensorType, WeightedLayer
 from flightrtl.modelfile import ModelError
+from flightrtl.planner.cost import system_costs
+from flightrtl.protocol import Frame
 from sim import __main__ as sim
+from sim import serve
 
 from .models import (
     random_graph,
@@ -74,6 +77,62 @@ def test_maps_that_are_too_long_are_named_before_any_work():
         for what in ("the image", "the result of layer 'pool'")]
     with pytest.raises(ModelError, match="no hardware can be built for model 'long'"):
         planner.plan(model, boards.load("ice40"))
+
+
+def large_model(shape=(256, 256, 1)) -> Model:
+    """Its image has more bytes than the link takes."""
+    image = TensorType(shape, ActivationFormat(8))
+    pool = MaxPool(name="pool", inputs=(INPUT,), kernel=shape[:2], stride=shape[:2])
+    rng = np.random.default_rng(0)
+    small = TensorType((1, 1, 1), ActivationFormat(8))
+    dense = random_layer(rng, "dense", small, random_map(rng, small, 2), name="last",
+                         inputs=("pool",), k=(1, 1))
+    return Model("large", image, (pool, dense))
+
+
+@pytest.mark.parametrize("command", [
+    (build.main, "--model"), (build.main, "--estimate", "--model"), (explore.main, "--model"),
+    (sim.main, "--level", "bitstream"), (serve.main,)])
+def test_a_model_too_large_for_the_link_is_refused_before_any_work(command, tmp_path, capsys,
+                                                                   monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    modelfile.save(large_model(), tmp_path / "large.safetensors")
+    main, *arguments = command
+    with pytest.raises(SystemExit) as status:
+        run_cli(lambda: main([*arguments, "large.safetensors"]))
+    assert status.value.code == 2
+    output = capsys.readouterr()
+    assert output.err == (
+        "error: no design for a board can be built for model 'large' (flightrtl.golden computes "
+        "it):\n  - an image has 65,536 bytes, and the link between host and board takes up to "
+        "65,535: use smaller images, or put the network into a design of your own "
+        "(docs/embed.md)\n")
+    assert output.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["large.safetensors"]
+
+
+def test_the_link_is_listed_with_the_other_problems():
+    with pytest.raises(ModelError) as error:
+        require_supported(large_model((1, 70_000, 1)), link=True)
+    assert [problem.split(":")[0] for problem in error.value.problems] == [
+        "the image has 1 x 70000 x 1 values",
+        "an image has 70,000 bytes, and the link between host and board takes up to 65,535"]
+    with pytest.raises(ModelError, match="no host can talk to model 'large'"):
+        Frame.of(large_model())
+
+
+def test_a_network_alone_needs_no_link(tmp_path, monkeypatch):
+    def find(name):
+        raise BuildError("as far as this")
+
+    model = large_model()
+    require_supported(model)
+    assert set(system_costs(model, "ecp5")) == {"clock", "argmax"}
+    assert "link" in system_costs(large_model((255, 257, 1)), "ecp5")
+    modelfile.save(model, tmp_path / "large.safetensors")
+    monkeypatch.setattr(flow, "find", find)
+    with pytest.raises(BuildError, match="as far as this"):
+        build.main(["--model", str(tmp_path / "large.safetensors"), "--verilog", "never.v"])
 
 
 def test_as_many_terms_as_a_file_can_have():

@@ -29,6 +29,7 @@ from ..model import (
     WeightedLayer,
 )
 from ..modelfile import ModelError
+from ..protocol import link_problems
 from .argmax import Argmax
 from .concat import ChannelConcat
 from .dataflow import Depths, completes, direct, least_depths
@@ -120,17 +121,26 @@ def unsupported(model: Model) -> list[str]:
             for name, kind in model.tensors.items() if max(kind.shape) > _MOST_SIDE]
 
 
-def require_supported(model: Model) -> None:
+def require_supported(model: Model, *, link: bool = False) -> None:
     """Do nothing for a model that can be built.
+
+    Parameters
+    ----------
+    model : Model
+        Free of problems (:func:`flightrtl.check.check`).
+    link : bool
+        Whether a host must be able to talk to it, as to every design for a board.
 
     Raises
     ------
     ModelError
-        With all that :func:`unsupported` finds.
+        With all that :func:`unsupported`, and with ``link``
+        :func:`~flightrtl.protocol.link_problems`, find.
     """
-    problems = unsupported(model)
+    problems = unsupported(model) + (link_problems(model) if link else [])
     if problems:
-        raise ModelError(f"no hardware can be built for model {model.name!r} (flightrtl.golden "
+        what = "design for a board" if link else "hardware"
+        raise ModelError(f"no {what} can be built for model {model.name!r} (flightrtl.golden "
                          "computes it)", problems)
 
 

@@ -19,7 +19,7 @@ from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
 from ..loadable import Capacity
 from ..model import MaxPool, Model, TensorType
-from ..protocol import Frame
+from ..protocol import Frame, link_problems
 
 __all__ = ["Cost", "array_cost", "engine_cost", "forks_cost", "join_cost", "maps_to_blocks",
            "memory_brams", "memory_cells", "pool_cost", "queue_cost", "system_costs", "total"]
@@ -367,9 +367,12 @@ ARGMAX_BIT_LUT4 = 2.5
 
 
 def system_costs(model: Model, family: str) -> dict[str, Cost]:
-    """What every design has besides its layers: clock, host link, and the winner's search."""
+    """What every design has besides its layers: clock, host link, and the winner's search.
+
+    There is no link for a model that it cannot take (:func:`~flightrtl.protocol.link_problems`).
+    """
     bits = model.output.format.bits
-    return {"clock": Cost(lut4=CLOCK_LUT4, ff=16),
-            "link": Cost(lut4=LINK_LUT4, ff=120,
-                         bram=memory_brams(family, Layout(Frame.of(model)).end, 8)),
+    link = {} if link_problems(model) else {"link": Cost(
+        lut4=LINK_LUT4, ff=120, bram=memory_brams(family, Layout(Frame.of(model)).end, 8))}
+    return {"clock": Cost(lut4=CLOCK_LUT4, ff=16), **link,
             "argmax": Cost(lut4=round(ARGMAX_BIT_LUT4 * bits), ff=2 * bits + 8)}
