@@ -141,11 +141,11 @@ class LayerEngine(wiring.Component):
             pixels=folding.pixels, source_pixels=folded.source_pixels)
         self.weights: RomStream
         self.parameters: ParameterStream | None = None
+        width = accumulator_bits(folded)
         self.scheduler: FilterScheduler | SlotScheduler
         self.requantizer: Requantizer | ShiftClamp
         if folded.capacity is None:
             low, high = sum_range(layer, source.format, folded.offsets)
-            width = signed_bits(low, high)
             self.weights = WeightBuffer(folded, register=register)
             self.scheduler = FilterScheduler(k=layer.k, lanes=folding.lanes, width=width,
                                              pixels=folding.pixels, groups=layer.groups)
@@ -153,7 +153,7 @@ class LayerEngine(wiring.Component):
                                            shift=layer.shift.tolist(), output=layer.output,
                                            pixels=folding.pixels, register=register)
         else:
-            width, shift_bits = folded.capacity.width, folded.capacity.shift_bits
+            shift_bits = folded.capacity.shift_bits
             self.weights = LoadableStream(weight_layout(folded), weight_words(folded),
                                           register=register, number=number)
             self.parameters = ParameterStream(

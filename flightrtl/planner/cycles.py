@@ -25,6 +25,7 @@ from ..gateware.residual import ResidualAdd
 from ..gateware.scheduler import FilterScheduler
 from ..gateware.transfers import LayerChoice
 from ..model import INPUT, Model
+from .buffer import BufferModel
 from .frame import FrameCycles
 from .hardwired import HardwiredCycles
 from .joins import AddModel, ConcatModel, ForkModel
@@ -96,14 +97,20 @@ class _Engine:
         self.offered = self.offered_last = False
         # Array, scheduler, requantizer, buffer.
         self.valids = self.lasts = self.remaining = self.step = self.pipeline = 0
-        self.summed = self.out = self.full = False
+        self.summed = False
+        self.buffer = BufferModel()
         self.busy = self.starved = 0
+
+    @property
+    def out(self) -> bool:
+        """``valid`` of the output."""
+        return self.buffer.out
 
     def tick(self, valid: bool, ready: bool) -> None:
         """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
         # What is combinational, from the output back.
         result = self.pipeline & self.last_stage != 0
-        requantizes = not (result and self.full)
+        requantizes = not result or self.buffer.ready
         takes, ends, waits = self.program[self.step]
         room = not (ends or self.single) or not self.summed or requantizes
         if self.parameters:
@@ -120,10 +127,7 @@ class _Engine:
         self.starved += advance and not self.offered
 
         # Buffer and requantizer.
-        if ready or not self.out:
-            self.out, self.full = result or self.full, False
-        else:
-            self.full = self.full or result
+        self.buffer.tick(result, ready)
         if requantizes:
             self.pipeline = (self.pipeline << 1 & 2 * self.last_stage - 1) | self.summed
             self.summed = False

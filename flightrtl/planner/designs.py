@@ -134,11 +134,11 @@ class DesignSpace:
             elif isinstance(layer, Join):
                 join = joiner(model, layer, (queues or self.queues)[layer.name], pixels=given,
                               register=self.board.memory_register)
-                option = Option(None, model.tensors[layer.name].size // given, 0.0,
-                                join_cost(join, family))
+                option = Option(cycles=model.tensors[layer.name].size // given, utilization=0.0,
+                                cost=join_cost(join, family))
             else:
-                option = Option(None, source.size // given, 0.0,
-                                pool_cost(layer, source, family, given))
+                option = Option(cycles=source.size // given, utilization=0.0,
+                                cost=pool_cost(layer, source, family, given))
             options[layer.name] = option
         return Design(options, total(option.cost for option in options.values()))
 

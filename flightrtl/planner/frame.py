@@ -11,6 +11,7 @@ from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.frameengine import FrameEngine
 from ..gateware.framing import FramedLayer
 from ..gateware.reorder import MapReorder
+from .buffer import BufferModel
 from .cost import (
     COUNTER_LUT4,
     PLACED_LUT4,
@@ -99,25 +100,6 @@ def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
     return total(parts)
 
 
-class _Buffer:
-    """The handshakes of a :class:`~flightrtl.gateware.buffer.StreamBuffer`."""
-
-    def __init__(self) -> None:
-        self.out = self.full = False
-
-    @property
-    def ready(self) -> bool:
-        """Of the input."""
-        return not self.full
-
-    def tick(self, valid: bool, ready: bool) -> None:
-        """One clock edge."""
-        if ready or not self.out:
-            self.out, self.full = valid or self.full, False
-        else:
-            self.full = self.full or valid
-
-
 class _Reorder:
     """The handshakes of a :class:`~flightrtl.gateware.reorder.MapReorder`."""
 
@@ -196,7 +178,8 @@ class FrameCycles:
         # Array, drain, requantizer, and what follows.
         self.valids = self.lasts = self.remaining = self.pipeline = 0
         self.group = self.drained = self.step = 0
-        self.last = (_Reorder(engine.last) if isinstance(engine.last, MapReorder) else _Buffer())
+        self.last = (_Reorder(engine.last) if isinstance(engine.last, MapReorder)
+                     else BufferModel())
         self.busy = self.starved = 0
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..gateware.hardwired import HardwiredLayer
+from .buffer import BufferModel
 from .cost import Cost, memory_cells
 
 __all__ = ["HardwiredCycles", "hardwired_cost", "hardwired_cycles", "loose_registers"]
@@ -80,7 +81,7 @@ class HardwiredCycles:
         self.end = layer.sums.graph.latency(layer.sums.stage)
         self.pixels = layer.pixels
         self.serial = layer.serializer.parts if layer.serializer is not None else 0
-        self.held = self.full = False               # input buffer
+        self.buffer = BufferModel()                 # of the input
         self.count = self.position = 0              # gatherer, raster
         self.window = False
         self.sums = self.results = 0                # valid bits of the pipelines
@@ -95,7 +96,7 @@ class HardwiredCycles:
 
     def accepts(self, ready: bool) -> bool:
         """``ready`` of the input, which does not depend on that of the output."""
-        return not self.full
+        return self.buffer.ready
 
     def tick(self, valid: bool, ready: bool) -> None:
         """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
@@ -114,7 +115,7 @@ class HardwiredCycles:
         window_moves = not self.window or sums_move
         real, ends = self.positions[self.position]
         joined = self.count == self.parts - 1
-        pixel = self.held and joined
+        pixel = self.buffer.out and joined
         steps = window_moves and (pixel or not real)
         taken = not joined or (window_moves and real)
         self.busy += steps
@@ -139,12 +140,9 @@ class HardwiredCycles:
         if steps:
             self.position = (self.position + 1) % len(self.positions)
         # Gatherer and buffer.
-        if self.held and taken:
+        if self.buffer.out and taken:
             self.count = 0 if joined else self.count + 1
-        if not self.held or taken:
-            self.held, self.full = valid or self.full, False
-        else:
-            self.full = self.full or valid
+        self.buffer.tick(valid, taken)
 
 
 def hardwired_cycles(layer: HardwiredLayer) -> int:

@@ -28,14 +28,12 @@ _LARGE = 4
 """Times the device: what is larger still is no option."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Option:
     """One way to compute one layer.
 
     Parameters
     ----------
-    folded : FoldedLayer, optional
-        The layer and its folding, if it is computed on an engine.
     cycles : int
         In which it is busy for one inference, or its stream if that takes longer.
     utilization : float
@@ -43,6 +41,8 @@ class Option:
         that give an output pixel; 0 without weights.
     cost : Cost
         Estimate.
+    folded : FoldedLayer, optional
+        The layer and its folding, if it is computed on an engine.
     hardwired : Hardwired, optional
         How it is hard-wired, if it is.
     buffer_bits : int
@@ -51,10 +51,10 @@ class Option:
         The layer and how each of its weights is read once, if it is computed so.
     """
 
-    folded: FoldedLayer | None
     cycles: int
     utilization: float
     cost: Cost
+    folded: FoldedLayer | None = None
     hardwired: Hardwired | None = None
     buffer_bits: int = 0
     framed: FramedLayer | None = None
@@ -151,10 +151,7 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
     """
     source, family = model.source(layer), board.family
     capacity = model.capacities.get(layer.name) if isinstance(model, LoadableModel) else None
-    height, channels = layer.kernel[0], layer.channels
-    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-    # The least number of lanes for each number of passes.
-    lanes = sorted({-(-layer.slots // passes) for passes in range(1, layer.slots + 1)} or {1})
+    height, divisors, lanes = layer.kernel[0], _divisors(layer.channels), _lanes(layer.slots)
     transfers = model.tensors[layer.name].size // pixels
     found: list[Option] = []
     for dsp in (False, True) if maps_to_blocks(layer.format, source.format, family) else (False,):
@@ -171,9 +168,10 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
                     cost = engine_cost(folded, family, accumulator)
                     if found and cost.lut4 > _LARGE * board.resources.lut4:
                         break           # more lanes are larger still
-                    found.append(Option(folded, max(folded.cycles, transfers),
-                                        folded.utilization, cost,
-                                        buffer_bits=folded.buffer_bits))
+                    found.append(Option(
+                        folded=folded, cycles=max(folded.cycles, transfers),
+                        utilization=folded.utilization, cost=cost,
+                        buffer_bits=folded.buffer_bits))
     return _pareto(found)
 
 
@@ -188,19 +186,19 @@ def framed_options(model: Model, layer: Convolution | Dense, board: Board) -> li
     source, register = model.source(layer), board.memory_register
     width = signed_bits(*sum_range(layer, source.format, code_offsets(layer.format, source.format,
                                                                       False)))
-    lanes = sorted({-(-max(layer.slots, 1) // passes)
-                    for passes in range(1, max(layer.slots, 1) + 1)})
+    lanes = _lanes(layer.slots)
     found: list[Option] = []
-    for simd in (n for n in range(1, layer.channels + 1) if layer.channels % n == 0):
+    for simd in _divisors(layer.channels):
         for count in lanes:
             for frames in (1, 2):
                 framed = FramedLayer(layer, source, Framed(count, simd, frames), register)
                 cost = frame_cost(framed, board.family, width)
                 if found and cost.lut4 > _LARGE * board.resources.lut4:
                     break           # more lanes are larger still
-                found.append(Option(None, max(framed.cycles, model.tensors[layer.name].size),
-                                    framed.utilization, cost,
-                                    buffer_bits=framed.buffer_bits(width), framed=framed))
+                found.append(Option(
+                    framed=framed, cycles=max(framed.cycles, model.tensors[layer.name].size),
+                    utilization=framed.utilization, cost=cost,
+                    buffer_bits=framed.buffer_bits(width)))
     return _pareto(found)
 
 
@@ -233,8 +231,17 @@ def hardwired_options(model: Model, layer: Convolution | Dense, pixels: int,
         return []
     rows, columns = model.tensors[layer.name].shape[:2]
     cycles = hardwired_cycles(made)
-    return [Option(None, cycles, rows * columns / cycles, cost, chosen,
-                   made.window.memory_bits)]
+    return [Option(hardwired=chosen, cycles=cycles, utilization=rows * columns / cycles, cost=cost,
+                   buffer_bits=made.window.memory_bits)]
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _lanes(slots: int) -> list[int]:
+    """The least number of lanes for each number of passes."""
+    return sorted({-(-slots // passes) for passes in range(1, slots + 1)} or {1})
 
 
 def _pareto(options: Iterable[Option]) -> list[Option]:
