@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +45,9 @@ from .top import Top
 
 __all__ = ["Request", "accuracy", "build", "estimate", "prepare", "program", "publish",
            "write_verilog"]
+
+WEIGHTS = "fixed", "replaceable"
+"""What can be asked for, see :class:`Request`."""
 
 _RETRIES = 3
 """Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
@@ -89,6 +93,10 @@ class Request:
     weights: str = "fixed"
     terms: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+
 
 class _Job:
     """A request with its model and board read and checked.
@@ -105,8 +113,6 @@ class _Job:
         self.output = request.output or Path("build", self.board.name, self.model.name)
         self.design: Model = self.model
         """What the hardware is made for: the model, padded if its weights can be replaced."""
-        if request.weights not in ("fixed", "replaceable"):
-            raise ValueError(f"weights must be 'fixed' or 'replaceable', not {request.weights!r}")
         if request.weights == "replaceable":
             if request.dataflow == "frame":
                 raise UserError("weights of layers with frame-based reuse cannot be replaced: "
@@ -225,34 +231,24 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "seeds": list(seeds), "retry": list(retry), "layers": list(chosen.foldings),
         "counting": file_digest(Path(__file__))})
 
-    if cache.holds(design=design_key):
-        progress.note(f"same design, bitstream cached in {job.output}")
-        result = Implementation.from_json(cache.result, job.output)
-        if design is None:
-            return _publish(job, chosen, versions, result, request_key, design_key, None)
-        with work_folder(job.output) as work:
-            result = dataclasses.replace(result, bitstream=design.bitstream(
-                job.output, memories, tool=tools[family.tools[-1]], folder=work,
-                progress=progress))
-            return _publish(job, chosen, versions, result, request_key, design_key, work, design)
     with work_folder(job.output) as work:
-        try:
-            result = implement(
-                build_plan, family=family, tools=tools, folder=work, seeds=seeds, retry=retry,
-                clock_mhz=chosen.clock_mhz, owner=job.owner, progress=progress,
-                contents=(lambda text: fill(text, job.board.family, memories)) if design else None)
-        except BuildError as error:
-            kept = _keep_logs(work, job.output)
-            if isinstance(error, DoesNotFit):
-                largest = max(chosen.layers, key=lambda layer: layer.cost.lut4)
-                error = BuildError(str(error), layer=largest.name,
-                                   knob="fewer lanes (a lower --target-rate) or a larger --board")
-            error.args = (f"{error.args[0]}\n  logs: {kept}",)
-            raise error from None
-        _keep_logs(work, job.output)
-        if design is not None:
-            design.save(work)
-        return _publish(job, chosen, versions, result, request_key, design_key, work, design)
+        if cache.holds(design=design_key):
+            progress.note(f"same design, bitstream cached in {job.output}")
+            result = Implementation.from_json(cache.result, job.output)
+            if design is not None:
+                result = dataclasses.replace(result, bitstream=design.bitstream(
+                    job.output, memories, tool=tools[family.tools[-1]], folder=work,
+                    progress=progress))
+        else:
+            with _explained(chosen, work, job.output):
+                result = implement(
+                    build_plan, family=family, tools=tools, folder=work, seeds=seeds, retry=retry,
+                    clock_mhz=chosen.clock_mhz, owner=job.owner, progress=progress, contents=(
+                        (lambda text: fill(text, job.board.family, memories)) if design else None))
+            if design is not None:
+                design.save(work)
+        return publish(_report(job, chosen, versions, result, design), result, job.output, work,
+                       design.files if design else (), request=request_key, design=design_key)
 
 
 def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False) -> Any:
@@ -319,6 +315,22 @@ def _library_versions() -> dict[str, str]:
         "flightrtl": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
 
 
+@contextmanager
+def _explained(chosen: Plan, work: Path, output: Path) -> Iterator[None]:
+    """Keep the tools' logs, and say where they are in the message of a :class:`BuildError`."""
+    try:
+        yield
+    except BuildError as error:
+        kept = _keep_logs(work, output)
+        if isinstance(error, DoesNotFit):
+            largest = max(chosen.layers, key=lambda layer: layer.cost.lut4)
+            error = BuildError(str(error), layer=largest.name,
+                               knob="fewer lanes (a lower --target-rate) or a larger --board")
+        error.args = (f"{error.args[0]}\n  logs: {kept}",)
+        raise error from None
+    _keep_logs(work, output)
+
+
 def _keep_logs(work: Path, output: Path) -> str:
     kept = [name for name in _LOGS if (work / name).exists()]
     for name in kept:
@@ -326,23 +338,14 @@ def _keep_logs(work: Path, output: Path) -> str:
     return ", ".join(str(output / name) for name in kept) or "none"
 
 
-def _publish(job: _Job, chosen: Plan, versions: Mapping[str, str], result: Implementation,
-             request_key: str, design_key: str, work: Path | None,
-             design: BlankDesign | None = None) -> tuple[str, str]:
-    """The products of a build; what is in ``work`` is new."""
-    report = _report(job, chosen, versions, result, design)
-    return publish(report, result, job.output, work, design.files if design else (),
-                   request=request_key, design=design_key)
-
-
-def publish(report: Report, result: Implementation, output: Path, work: Path | None,
+def publish(report: Report, result: Implementation, output: Path, work: Path,
             kept: Sequence[str], **keys: str) -> tuple[str, str]:
     """Put the products into the output folder: each file complete, the cache's note last.
 
     Parameters
     ----------
     report, result : Report, Implementation
-        What was built. The bitstream is in ``work``, if there is one.
+        What was built. The bitstream is in ``work``, or there already.
     output, work : Path
         Where to; where files are that are new.
     kept : sequence of str
@@ -362,11 +365,10 @@ def publish(report: Report, result: Implementation, output: Path, work: Path | N
     for family in FAMILIES.values():        # those of another build
         for old in {DESIGN, blank_name(family)} - set(kept):
             (output / old).unlink(missing_ok=True)
-    if work is not None:
-        os.replace(result.bitstream, output / name)
-        for new in kept:
-            if (work / new).exists():
-                os.replace(work / new, output / new)
+    os.replace(result.bitstream, output / name)
+    for new in kept:
+        if (work / new).exists():
+            os.replace(work / new, output / new)
     for file_name, text in texts.items():
         with atomic_write(output / file_name) as file:
             file.write(text)

@@ -435,6 +435,8 @@ def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
         flow.build(flow.Request(model=model_file, board="none"), progress)
     with pytest.raises(BuildError):
         flow.build(flow.Request(model=model_file, frequency=400), progress)
+    with pytest.raises(ValueError, match="must be one of fixed, replaceable, not 'Fixed'"):
+        flow.Request(weights="Fixed")
 
 
 # The real tools
