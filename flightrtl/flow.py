@@ -39,7 +39,7 @@ from .model import Model
 from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
 from .protocol import Identity
-from .report import RESOURCES, FrontReport, LayerReport, Report
+from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
 from .top import Top
 
@@ -171,9 +171,7 @@ def estimate(request: Request, progress: Progress, *, link: bool = True) -> Repo
     progress.step("other rates")
     points = front(job.design, job.board, request.frequency, dataflow=request.dataflow)
     progress.done()
-    return dataclasses.replace(report, front=[FrontReport(
-        cycles=point.cycles, inferences_per_second=point.rate, lut4=point.cost.lut4,
-        bram=point.cost.bram, dsp=point.cost.dsp) for point in points])
+    return dataclasses.replace(report, front=points)
 
 
 def build(request: Request, progress: Progress) -> tuple[str, str]:

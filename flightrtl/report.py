@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .model import Model, WeightedLayer
 
-__all__ = ["RESOURCES", "FrontReport", "LayerReport", "Report", "table"]
+if TYPE_CHECKING:       # tables are for the host too, which needs no planner
+    from .planner import FrontPoint
+
+__all__ = ["RESOURCES", "LayerReport", "Report", "table"]
 
 RESOURCES: Mapping[str, str] = {
     "lut4": "LUT4", "ff": "FF", "bram": "BRAM", "spram": "SPRAM", "dsp": "DSP"}
@@ -90,31 +93,6 @@ class LayerReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontReport:
-    """One point of the front of rate against logic cells, estimated.
-
-    Parameters
-    ----------
-    cycles : int
-        Of its slowest layer for one inference.
-    inferences_per_second : float
-        What that gives, if no layer waits for another.
-    lut4, bram, dsp : int
-        Of the whole design.
-    """
-
-    cycles: int
-    inferences_per_second: float
-    lut4: int
-    bram: int
-    dsp: int
-
-    def as_json(self) -> dict[str, Any]:
-        """As in the estimate's JSON."""
-        return {**asdict(self), "inferences_per_second": round(self.inferences_per_second, 3)}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """A build, or the estimate of one.
 
@@ -150,7 +128,7 @@ class Report:
         Parts of the design at both ends of the longest path.
     bitstream : str, optional
         Where the bitstream is.
-    front : sequence of FrontReport
+    front : sequence of FrontPoint
         What else the board could do with the model, of an estimate.
     weights : mapping, optional
         ``kind`` (``fixed``, ``replaceable``); of a design whose weights can be replaced, the hash
@@ -175,7 +153,7 @@ class Report:
     tries: Mapping[int, float] = field(default_factory=dict)
     critical_path: tuple[str, str] | None = None
     bitstream: str | None = None
-    front: Sequence[FrontReport] = ()
+    front: Sequence[FrontPoint] = ()
     weights: Mapping[str, Any] = field(default_factory=lambda: {
         "kind": "fixed", "shape": None, "reused": None})
 
@@ -217,7 +195,9 @@ class Report:
             "latency_cycles": self.latency_cycles,
             "inferences_per_second": round(self.inferences_per_second, 3),
             "bitstream": self.bitstream, "weights": dict(self.weights)} | (
-                {"front": [point.as_json() for point in self.front]} if self.front else {})
+                {"front": [{"cycles": point.cycles, "inferences_per_second": round(point.rate, 3),
+                            "lut4": point.cost.lut4, "bram": point.cost.bram,
+                            "dsp": point.cost.dsp} for point in self.front]} if self.front else {})
 
     def as_text(self) -> str:
         """Tables for people, at most 100 columns wide."""
@@ -287,9 +267,9 @@ class Report:
 
     def _front(self) -> str:
         """Rate against logic cells, each cell of a bar as many LUT4."""
-        most = max(point.lut4 for point in self.front)
-        rows = [(f"{point.inferences_per_second:,.0f}", f"{point.cycles:,}", f"{point.lut4:,}",
-                 f"{point.bram:,}", "#" * max(1, round(48 * point.lut4 / most)))
+        most = max(point.cost.lut4 for point in self.front)
+        rows = [(f"{point.rate:,.0f}", f"{point.cycles:,}", f"{point.cost.lut4:,}",
+                 f"{point.cost.bram:,}", "#" * max(1, round(48 * point.cost.lut4 / most)))
                 for point in self.front]
         return ("what the board could do instead (--target-rate), estimated\n\n"
                 + table(("per second", "cycles", "LUT4", "BRAM", ""), rows, left=(4,)))

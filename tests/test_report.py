@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from flightrtl.report import RESOURCES, FrontReport, LayerReport, Report, table
+from flightrtl.planner import Cost, FrontPoint
+from flightrtl.report import RESOURCES, LayerReport, Report, table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,8 +65,8 @@ def test_text(report):
 
 def test_front():
     """Of an estimate: the rates from the slowest on, with bars as long as they are large."""
-    points = [FrontReport(cycles=9800, inferences_per_second=3673.469388, lut4=500, bram=3, dsp=0),
-              FrontReport(cycles=4900, inferences_per_second=7346.938776, lut4=1000, bram=4, dsp=0)]
+    points = [FrontPoint(9800, 3673.469388, Cost(lut4=500, bram=3)),
+              FrontPoint(4900, 7346.938776, Cost(lut4=1000, bram=4))]
     report = dataclasses.replace(ESTIMATE, front=points)
     assert report.as_json()["front"][0] == {
         "cycles": 9800, "inferences_per_second": 3673.469, "lut4": 500, "bram": 3, "dsp": 0}
