@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
 from .mapstream import map_signature, map_values
-from .queue import StreamQueue
+from .queue import checked_depths, queued
 
 __all__ = ["ChannelConcat"]
 
@@ -91,8 +91,7 @@ class ChannelConcat(wiring.Component):
         self.shift = _integer(shift, "shift", 0, 62)
         self.output = output
         self.register = register
-        self.depths = tuple(depth and _integer(depth, "depths (where they are not 0)", 2, 1 << 24)
-                            for depth in depths)
+        self.depths = checked_depths(depths)
         self.values = pixels
         """Activations of a transfer."""
         self.could, self.has = Signal(), Signal()
@@ -127,15 +126,9 @@ class ChannelConcat(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        sources: list[Any] = []
-        for number, (port, depth) in enumerate(zip(self.operands, self.depths, strict=True)):
-            source: Any = wiring.flipped(port)
-            if depth:
-                queue = StreamQueue(port.payload.shape(), depth, register=self.register)
-                m.submodules[f"queue_{number}"] = queue
-                wiring.connect(m, source, queue.i)
-                source = queue.o
-            sources.append(source)
+        sources = [queued(m, port, depth, f"queue_{number}", register=self.register)
+                   for number, (port, depth) in enumerate(
+                       zip(self.operands, self.depths, strict=True))]
 
         # Whose turn it is, and how many of its channels are still to come after this one.
         turn = Signal(range(len(sources)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth import Module, Signal, Value
@@ -13,7 +14,7 @@ from amaranth.utils import ceil_log2
 from ..formats import _integer
 from .buffer import StreamBuffer
 
-__all__ = ["StreamQueue"]
+__all__ = ["StreamQueue", "checked_depths", "queued"]
 
 
 class StreamQueue(wiring.Component):
@@ -140,3 +141,34 @@ class StreamQueue(wiring.Component):
         with m.If(step):
             m.d.sync += address.eq(following)
         return address, following
+
+
+def checked_depths(depths: Sequence[int]) -> tuple[int, ...]:
+    """Depths of queues as such, 0 for none; ``TypeError`` or ``ValueError`` if one is no depth."""
+    return tuple(depth and _integer(depth, "depths (where they are not 0)", 2, 1 << 24)
+                 for depth in depths)
+
+
+def queued(m: Module, port: stream.Interface, depth: int, name: str, *, register: bool) -> Any:
+    """What a component takes from one of its inputs: the stream behind a queue, or as it is.
+
+    Parameters
+    ----------
+    m : Module
+        The component's.
+    port : stream.Interface
+        The component's input.
+    depth : int
+        Of the queue; 0 for none.
+    name : str
+        Of the submodule.
+    register : bool
+        See :class:`StreamQueue`.
+    """
+    source: Any = wiring.flipped(port)
+    if depth:
+        queue = StreamQueue(port.payload.shape(), depth, register=register)
+        m.submodules[name] = queue
+        wiring.connect(m, source, queue.i)
+        source = queue.o
+    return source

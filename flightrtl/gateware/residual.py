@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer, requantize, signed_bits
 from .mapstream import map_signature, map_values
-from .queue import StreamQueue
+from .queue import checked_depths, queued
 
 __all__ = ["ResidualAdd"]
 
@@ -87,10 +87,7 @@ class ResidualAdd(wiring.Component):
         self.shift = _integer(shift, "shift", 0, 62)
         self.output = output
         self.register = register
-        for depth in depths:
-            if depth != 0:
-                _integer(depth, "depths (where they are not 0)", 2, 1 << 24)
-        self.depths = tuple(depths)
+        self.depths = checked_depths(depths)
         self.values = pixels * channels
         """Activations of a transfer."""
         self.could, self.has = Signal(), Signal()
@@ -126,16 +123,8 @@ class ResidualAdd(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        operands: list[Any] = []
-        for port, depth, name in zip(self.operands, self.depths, "ab", strict=True):
-            source: Any = wiring.flipped(port)
-            if depth:
-                queue = StreamQueue(port.payload.shape(), depth, register=self.register)
-                m.submodules[f"queue_{name}"] = queue
-                wiring.connect(m, source, queue.i)
-                source = queue.o
-            operands.append(source)
-        a, b = operands
+        a, b = (queued(m, port, depth, f"queue_{name}", register=self.register)
+                for port, depth, name in zip(self.operands, self.depths, "ab", strict=True))
 
         advance, summed = Signal(), Signal()
         m.d.comb += [
