@@ -65,6 +65,7 @@ from flightrtl.gateware import (
     XnorPE,
 )
 from flightrtl.gateware.link import Deframer, Framer, Link, Responder
+from flightrtl.gateware.spi import SpiPeripheral
 from flightrtl.gateware.uart import Uart
 from flightrtl.loadable import loadable
 from flightrtl.model import Convolution, TensorType, WeightedLayer
@@ -234,6 +235,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "CsrNarrow, 8 bits": lambda: CsrNarrow(5),
     "HardwiredLayer, conv1 of digits": lambda: HardwiredLayer(*_first("digits")),
     "Uart, 40 cycles per bit": lambda: Uart(40),
+    "SpiPeripheral": SpiPeripheral,
     "Deframer": Deframer,
     "Framer": Framer,
     "Responder for mnist": lambda: _link(Responder, "mnist"),

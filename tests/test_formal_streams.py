@@ -75,6 +75,7 @@ from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.fold import WindowFold
 from flightrtl.gateware.link import Deframer, Framer, Link, Responder
 from flightrtl.gateware.pool import _Pooling
+from flightrtl.gateware.spi import SpiPeripheral
 from flightrtl.gateware.uart import Uart, UartReceiver
 from flightrtl.gateware.weights import RomStream
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
@@ -154,8 +155,8 @@ class Case:
     """What else lets outputs come: see :func:`assert_patience`."""
     facts: Callable[["Spec", Module, Any], None] | None = None
     """What else is asserted: invariants that the induction needs."""
-    line: bool = False
-    """Whether the bounded proofs look at one serial line only, see :func:`byte_after_byte`."""
+    line: Callable[[Module, Any], None] | None = None
+    """What drives the pins in the bounded proofs, if not the solver: :func:`byte_after_byte`."""
     memory: Literal["array", "registers"] = "registers"
     """See :func:`prove`; memories of a single word must be arrays."""
     depth: int = 3
@@ -211,6 +212,12 @@ def byte_after_byte(m, dut):
     line = Signal(40, init=0xFF0F0F0FF0)
     m.d.sync += line.eq(line.rotate_right(1))
     m.d.comb += dut.rx.eq(line[0])
+
+
+def clock_after_clock(m, dut):
+    """A host that reads and writes bytes without a gap, faster than it may."""
+    m.d.comb += dut.cs.eq(1)
+    m.d.sync += dut.sck.eq(~dut.sck)
 
 
 def no_escape(spec, dut):
@@ -458,9 +465,13 @@ CASES = {
         unstable=("with m.Elif(self.o.ready):", "with m.Else():", VALID),
         waits=("self.o.valid.eq(full)", "self.o.valid.eq(full & self.o.ready)")),
     "UartReceiver": Case(
-        UartReceiver, {"divisor": 4}, patience=48, reach=90, facts=receiving, line=True,
+        UartReceiver, {"divisor": 4}, patience=48, reach=90, facts=receiving, line=byte_after_byte,
         unstable=("with m.If(self.o.valid | rx):", "with m.If(rx):", PAYLOAD),
         waits=("self.o.valid.eq(rx)", "self.o.valid.eq(rx & self.o.ready)")),
+    "SpiPeripheral": Case(
+        SpiPeripheral, {}, patience=20, reach=40, line=clock_after_clock,
+        unstable=("with m.If(~self.o.valid | self.o.ready):", "with m.If(1):", PAYLOAD),
+        waits=("self.o.valid.eq(1)]", "self.o.valid.eq(self.o.ready)]")),
 }
 
 
@@ -469,14 +480,14 @@ class Spec(Elaboratable):
 
     def __init__(self, case, dut, *, patience=False, bounded=False):
         self.case, self.dut, self.patience = case, dut, patience
-        self.line = case.line and (patience or bounded)
+        self.line = case.line if patience or bounded else None
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.dut = dut = self.dut
-        free_inputs(m, dut, but=["rx"] if self.line else [])
+        free_inputs(m, dut, but=["rx", "sck", "cs"] if self.line else [])
         if self.line:
-            byte_after_byte(m, dut)
+            self.line(m, dut)
         stream_rules(m, dut)
         if self.case.facts is not None:
             self.case.facts(self, m, dut)
