@@ -16,15 +16,16 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import UserError
 
-__all__ = ["Board", "Clock", "Led", "Resources", "Uart", "load", "names", "paths"]
+__all__ = ["Board", "Clock", "Led", "Resources", "Spi", "Uart", "load", "names", "paths"]
 
 _FAMILIES = ("ice40", "ecp5")
 _PLLS = ("pad", "core", "none")
 _USB = re.compile(r"([0-9a-f]{4}:[0-9a-f]{4}(:\d+)?)?")
+_CONNECTOR = re.compile(r"(?P<name>\w+):(?P<number>\d+)")
 _LED = re.compile(r"(?P<resource>\w+):(?P<number>\d+)(?:\.(?P<subsignal>\w+))?")
 
 
@@ -97,6 +98,43 @@ class Uart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spi:
+    """Pins for a host's SPI bus, at which the board is a peripheral.
+
+    In the platform they are the resource ``host_spi``.
+
+    Parameters
+    ----------
+    connector : str
+        ``NAME:NUMBER`` in the platform; the pins are those of the device if it is empty.
+    cs, copi, cipo, sck : str
+        Pins of the connector. ``cs`` is active low.
+    attributes : tuple of (str, str or int)
+        Of the pins, as the platform knows them.
+    """
+
+    RESOURCE: ClassVar[str] = "host_spi"
+
+    connector: str
+    cs: str
+    copi: str
+    cipo: str
+    sck: str
+    attributes: tuple[tuple[str, str | int], ...]
+
+    def resource(self) -> Any:
+        """The pins as an ``amaranth.build.Resource``."""
+        from amaranth.build import Attrs
+        from amaranth_boards.resources import SPIResource
+
+        match = _CONNECTOR.fullmatch(self.connector)
+        return SPIResource(
+            self.RESOURCE, 0, cs_n=self.cs, clk=self.sck, copi=self.copi, cipo=self.cipo,
+            role="peripheral", attrs=Attrs(**dict(self.attributes)),
+            conn=(match["name"], int(match["number"])) if match else None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Led:
     """One LED: resource name and number, and the part of a resource that has several."""
 
@@ -129,6 +167,8 @@ class Board:
         Oscillator and PLL.
     uart : Uart
         Serial port.
+    spi : Spi or None
+        Pins for a host's SPI bus, if there is a place for them.
     leds : tuple of Led
         Where the class is shown, least significant bit first.
     extra_resources : tuple of str
@@ -158,6 +198,7 @@ class Board:
     resources: Resources
     clock: Clock
     uart: Uart
+    spi: Spi | None
     leds: tuple[Led, ...]
     extra_resources: tuple[str, ...]
     default_rate: float | None
@@ -169,7 +210,7 @@ class Board:
     nextpnr_opts: str
 
     def make_platform(self) -> Any:
-        """A fresh ``amaranth.build.Platform``, with ``extra_resources`` added.
+        """A fresh ``amaranth.build.Platform``, with ``extra_resources`` and ``spi`` added.
 
         Raises
         ------
@@ -190,6 +231,8 @@ class Board:
                 raise UserError(f"board {self.name!r}: {self.platform} has no {attribute!r} "
                                 f"(extra_resources)")
             platform.add_resources(getattr(platform, attribute))
+        if self.spi is not None:
+            platform.add_resources([self.spi.resource()])
         return platform
 
 
@@ -256,6 +299,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
     resources = top.table("resources")
     clock = top.table("clock")
     uart = top.table("uart")
+    spi = top.table("spi") if "spi" in top.data else None
     leds = top.table("leds")
     build = top.table("build")
     pins = leds.take("pins", list, 'a list such as ["led:0", "rgb_led:0.r"]',
@@ -284,6 +328,13 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
                                  lambda value: 300 <= value <= 12_000_000),
                   usb=uart.take("usb", str, 'VID:PID or VID:PID:INTERFACE, such as "0403:6010:1"',
                                 _USB.fullmatch, "")),
+        spi=None if spi is None else Spi(
+            connector=spi.take("connector", str, 'NAME:NUMBER, such as "pmod:0"',
+                               _CONNECTOR.fullmatch) if "connector" in spi.data else "",
+            **{pin: spi.take(pin, str, "the name of one pin", re.compile(r"\S+").fullmatch)
+               for pin in ("cs", "copi", "cipo", "sck")},
+            attributes=tuple(spi.take("attributes", dict, "strings and integers", lambda value: all(
+                isinstance(each, str | int) for each in value.values()), {}).items())),
         leds=tuple(led for led in map(_led, pins) if led),
         default_rate=build.take("default_rate", float, "above 0", _positive)
         if "default_rate" in build.data else None,
@@ -294,7 +345,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
         memory_register=build.take("memory_register", bool),
         synth_opts=build.take("synth_opts", str, default=""),
         nextpnr_opts=build.take("nextpnr_opts", str, default=""))
-    for table in (top, resources, clock, uart, leds, build):
+    for table in (top, resources, clock, uart, leds, build, *([spi] if spi else [])):
         table.end()
     if board.clock.pll == "pad" and family == "ecp5":
         problems.append("clock.pll must be core or none on ecp5, not 'pad'")

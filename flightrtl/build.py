@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reuse", type=Path, metavar="DIR",
                         help="put --model into the finished design in DIR, built with --weights "
                              "replaceable: seconds, no synthesis, no place and route")
+    parser.add_argument("--link", choices=("uart", "spi"), default="uart",
+                        help="the line to the host: the board's serial port, or the pins that its "
+                             "file names for SPI (default: %(default)s)")
     parser.add_argument("--estimate", action="store_true",
                         help="plan and cost only: seconds, no tool is run, nothing is written")
     parser.add_argument("--verilog", type=Path, metavar="FILE",
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _ABOUT_THE_DESIGN = ("board", "frequency", "target_rate", "seeds", "dataflow", "weights", "room",
-                     "estimate", "verilog")
+                     "link", "estimate", "verilog")
 
 
 def _dashed(name: str) -> str:
@@ -115,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
         target_rate=options.target_rate, seeds=options.seeds, dataflow=options.dataflow,
-        output=options.output, weights=options.weights, terms=options.room)
+        output=options.output, weights=options.weights, terms=options.room,
+        link=options.link)
     try:
         if options.reuse is not None:
             from .reuse import reuse

@@ -41,7 +41,7 @@ from .progress import Progress
 from .protocol import Identity
 from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
-from .top import Top
+from .top import Top, link_report, require_link
 
 __all__ = ["Request", "accuracy", "build", "estimate", "prepare", "program", "publish",
            "write_verilog"]
@@ -81,6 +81,8 @@ class Request:
     terms : float, optional
         For replaceable weights, terms per weight to have room for, in the mean over a layer's
         filters; as many as the model has if None.
+    link : {"uart", "spi"}
+        The line to the host.
     """
 
     model: str = "mnist"
@@ -92,6 +94,7 @@ class Request:
     output: Path | None = None
     weights: str = "fixed"
     terms: float | None = None
+    link: str = "uart"
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -107,6 +110,7 @@ class _Job:
     def __init__(self, request: Request, *, link: bool = True) -> None:
         self.request = request
         self.board: Board = boards.load(request.board)
+        require_link(self.board, request.link)
         self.model: Model = modelfile.load(request.model)
         require_supported(self.model, link=link)
         self.sha256 = modelfile.sha256(request.model)
@@ -201,7 +205,7 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "platform": file_digest(Path(inspect.getfile(type(platform)))),
         "frequency": request.frequency, "target_rate": request.target_rate,
         "seeds": request.seeds, "dataflow": request.dataflow, "weights": request.weights,
-        "terms": request.terms, "sources": source_digest(),
+        "terms": request.terms, "link": request.link, "sources": source_digest(),
         "output": str(job.output.resolve())})
     cache = Cache.read(job.output)
     if cache.holds(request=request_key):
@@ -211,7 +215,8 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    top = Top(job.design, chosen, job.board, identity=Identity.of(job.model, job.sha256))
+    top = Top(job.design, chosen, job.board, identity=Identity.of(job.model, job.sha256),
+              link=request.link)
     memories = top.system.memories
     blank(memories)
     build_plan = prepare(top, job.board, platform,
@@ -393,6 +398,7 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
         board=job.board.name, device=job.board.device, tools=versions,
         clock_mhz=float(chosen.clock_mhz), cycles_per_inference=chosen.cycles_per_inference,
         latency_cycles=chosen.latency_cycles,
+        link=link_report(job.board, float(chosen.clock_mhz), job.request.link),
         estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES},
         weights={"kind": job.request.weights, "shape": design.shape.hash if design else None,
                  "reused": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,6 +134,8 @@ class Report:
     weights : mapping, optional
         ``kind`` (``fixed``, ``replaceable``); of a design whose weights can be replaced, the hash
         of its ``shape``, and the folder that it was ``reused`` from, if it was.
+    link : mapping
+        The line to a host: its ``kind``, with ``baud`` (``uart``) or ``max_sck_mhz`` (``spi``).
     """
 
     model: str
@@ -156,6 +159,7 @@ class Report:
     front: Sequence[FrontPoint] = ()
     weights: Mapping[str, Any] = field(default_factory=lambda: {
         "kind": "fixed", "shape": None, "reused": None})
+    link: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
@@ -171,7 +175,8 @@ class Report:
             resources=data["resources"], fmax_mhz=data["fmax_mhz"], seed=data["seed"],
             tries={int(seed): fmax for seed, fmax in data["fmax_mhz_by_seed"].items()},
             critical_path=tuple(data["critical_path"]) if data["critical_path"] else None,
-            bitstream=data["bitstream"], weights=data["weights"])
+            bitstream=data["bitstream"], weights=data["weights"],
+            link=data.get("link", {}))
 
     @property
     def inferences_per_second(self) -> float:
@@ -194,7 +199,8 @@ class Report:
             "cycles_per_inference": self.cycles_per_inference,
             "latency_cycles": self.latency_cycles,
             "inferences_per_second": round(self.inferences_per_second, 3),
-            "bitstream": self.bitstream, "weights": dict(self.weights)} | (
+            "bitstream": self.bitstream, "weights": dict(self.weights),
+            "link": dict(self.link)} | (
                 {"front": [{"cycles": point.cycles, "inferences_per_second": round(point.rate, 3),
                             "lut4": point.cost.lut4, "bram": point.cost.bram,
                             "dsp": point.cost.dsp} for point in self.front]} if self.front else {})
@@ -257,6 +263,10 @@ class Report:
             f"interval    {self.cycles_per_inference:,} cycles: "
             f"{self.inferences_per_second:,.0f} inferences per second",
             f"latency     {self.latency_cycles:,} cycles: {milliseconds:.3f} ms"]
+        if self.link:
+            lines.append("link        " + (
+                f"SPI, up to {math.floor(100 * self.link['max_sck_mhz']) / 100:g} MHz"
+                if self.link["kind"] == "spi" else f"serial port, {self.link['baud']:,} baud"))
         if self.weights["shape"]:
             origin = self.weights["reused"]
             lines.append(f"weights     {self.weights['kind']}, shape {self.weights['shape']}"

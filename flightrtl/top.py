@@ -1,25 +1,31 @@
-"""A whole design: a network behind a serial port, with the class on the LEDs of a board."""
+"""A whole design: a network behind a line to a host, with the class on the LEDs of a board."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from amaranth import ClockDomain, Module, Signal
+from amaranth.build.res import ResourceError
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
 
-from .boards import Board, Led
-from .errors import BuildError
+from . import boards
+from .boards import Board, Led, Spi
+from .errors import BuildError, UserError
 from .gateware.clocking import ClockReset
 from .gateware.link import Link
 from .gateware.loadablestream import LoadableStream, MemoryContents
 from .gateware.network import Network
+from .gateware.spi import CYCLES_PER_BIT, SpiPeripheral
 from .gateware.uart import Uart, divisor
 from .model import Model
 from .planner.plan import Plan
 from .protocol import Frame, Identity
 
-__all__ = ["SerialNetwork", "Top", "serial_port"]
+__all__ = ["LINKS", "SerialNetwork", "Top", "link_report", "require_link", "serial_port"]
+
+LINKS = ("uart", "spi")
+"""Lines to a host that a :class:`Top` can have."""
 
 
 class SerialNetwork(wiring.Component):
@@ -32,9 +38,9 @@ class SerialNetwork(wiring.Component):
     plan : Plan
         Its foldings and clock.
     transport : wiring.Component
-        What makes bytes of a line, and the reverse: a :class:`~flightrtl.gateware.uart.Uart`, for
-        example. It has the streams ``o`` (from the host) and ``i`` (to the host), ``lost``, and
-        the line's pins.
+        What makes bytes of a line, and the reverse: a :class:`~flightrtl.gateware.uart.Uart` or a
+        :class:`~flightrtl.gateware.spi.SpiPeripheral`, for example. It has the streams ``o`` (from
+        the host) and ``i`` (to the host), ``lost``, and the line's pins.
     identity : Identity, optional
         What the host is told; by default that of a model without a file.
 
@@ -96,6 +102,25 @@ def serial_port(clock_mhz: float, baud: int) -> Uart:
         raise BuildError(str(error), knob="baud in the board file, or --frequency") from error
 
 
+def require_link(board: Board, link: str) -> None:
+    """Raise :class:`UserError` unless a board has the pins of a link of :data:`LINKS`."""
+    if link not in LINKS:
+        raise ValueError(f"link must be one of {', '.join(LINKS)}, not {link!r}")
+    if link == "spi" and board.spi is None:
+        having = [name for name in boards.names() if boards.load(name).spi is not None]
+        raise UserError(
+            f"the file of board {board.name!r} names no pins for SPI: leave out --link spi, or "
+            "copy the file, add a section [spi] to it (docs/boards.md), and give its path\n"
+            f"  boards that have one: {', '.join(having)}")
+
+
+def link_report(board: Board, clock_mhz: float, link: str) -> dict[str, Any]:
+    """What a report says of a link."""
+    if link == "spi":
+        return {"kind": "spi", "max_sck_mhz": round(clock_mhz / CYCLES_PER_BIT, 6)}
+    return {"kind": "uart", "baud": board.uart.baud}
+
+
 class Top(wiring.Component):
     """The design for a board: clock, reset and pins around a :class:`SerialNetwork`.
 
@@ -112,19 +137,25 @@ class Top(wiring.Component):
         The board.
     identity : Identity, optional
         What the host is told; by default that of a model without a file.
+    link : {"uart", "spi"}
+        The line to the host.
 
     Raises
     ------
     BuildError
         If the clock does not give the board's bit rate.
+    UserError
+        If the board has no such line.
     """
 
     def __init__(self, model: Model, plan: Plan, board: Board, *,
-                 identity: Identity | None = None) -> None:
+                 identity: Identity | None = None, link: str = "uart") -> None:
+        require_link(board, link)
         self.board = board
+        self.spi = board.spi if link == "spi" else None
         self.clocking = ClockReset(board, plan.clock_mhz)
-        self.system: Any = SerialNetwork(model, plan, serial_port(plan.clock_mhz, board.uart.baud),
-                                         identity=identity)
+        transport = SpiPeripheral() if self.spi else serial_port(plan.clock_mhz, board.uart.baud)
+        self.system: Any = SerialNetwork(model, plan, transport, identity=identity)
         super().__init__({})
 
     def elaborate(self, platform: Any) -> Module:
@@ -133,11 +164,14 @@ class Top(wiring.Component):
         m.submodules.clocking = self.clocking
         m.submodules.system = self.system
 
-        uart = self.board.uart
-        pins = platform.request(uart.resource, uart.number, dir="-")
-        m.submodules.rx = rx = io.Buffer(io.Direction.Input, pins.rx)
-        m.submodules.tx = tx = io.Buffer(io.Direction.Output, pins.tx)
-        m.d.comb += [self.system.rx.eq(rx.i), tx.o.eq(self.system.tx)]
+        if self.spi is not None:
+            self._connect_spi(m, platform, self.spi)
+        else:
+            uart = self.board.uart
+            pins = platform.request(uart.resource, uart.number, dir="-")
+            m.submodules.rx = rx = io.Buffer(io.Direction.Input, pins.rx)
+            m.submodules.tx = tx = io.Buffer(io.Direction.Output, pins.tx)
+            m.d.comb += [self.system.rx.eq(rx.i), tx.o.eq(self.system.tx)]
 
         requested: dict[tuple[str, int], Any] = {}
         leds = Signal(len(self.board.leds))
@@ -147,6 +181,18 @@ class Top(wiring.Component):
             m.submodules[f"led_{number}"] = buffer
             m.d.comb += buffer.o.eq(leds[number])
         return m
+
+    def _connect_spi(self, m: Module, platform: Any, spi: Spi) -> None:
+        try:
+            pins = platform.request(spi.RESOURCE, 0, dir="-")
+        except (NameError, ResourceError) as error:     # no such connector or pin; or taken
+            raise UserError(f"board {self.board.name!r} has not the pins that [spi] names in its "
+                            f"file: {error}") from error
+        for name, port in (("sck", pins.clk), ("copi", pins.copi), ("cs", pins.cs)):
+            m.submodules[name] = buffer = io.Buffer(io.Direction.Input, port)
+            m.d.comb += getattr(self.system, name).eq(buffer.i)
+        m.submodules.cipo = cipo = io.Buffer(io.Direction.Output, pins.cipo)
+        m.d.comb += [cipo.o.eq(self.system.cipo), cipo.oe.eq(self.system.cipo_oe)]
 
     @staticmethod
     def _port(platform: Any, led: Led, requested: dict[tuple[str, int], Any]) -> Any:

@@ -19,6 +19,8 @@ def test_every_board_agrees_with_its_platform(name):
     clock = platform.lookup(board.clock.resource).clock
     assert clock.frequency == board.clock.input_mhz * 1e6
     assert platform.request(board.uart.resource, board.uart.number, dir="-").tx
+    if board.spi is not None:
+        assert platform.request(board.spi.RESOURCE, 0, dir="-").cs.invert == (True,)
     for led in board.leds:
         resource = platform.lookup(led.resource, led.number)
         if led.subsignal:
@@ -77,6 +79,11 @@ def test_a_missing_or_broken_file(tmp_path):
     ('pll = "pad"', 'pll = "dcm"', "clock.pll must be one of pad, core, none, not 'dcm'"),
     ('"led:0"', '"led0"', "leds.pins must be a list such as"),
     ("[leds]", "[leds]\nmany = 1", "leds.many is not a key of a board file"),
+    ('"pmod:0"', '"pmod"', "spi.connector must be NAME:NUMBER"),
+    ('sck = "4"', 'sclk = "4"', "spi.sclk is not a key of a board file"),
+    ('sck = "4"', 'sck = "4 5"', "spi.sck must be the name of one pin, not '4 5'"),
+    ('sck = "4"', "sck = 4", "spi.sck must be a str, not 4"),
+    ("PULLUP = 1", "PULLUP = [1]", "spi.attributes must be strings and integers"),
     ("fill = 0.88", "fill = 1.5", "build.fill must be above 0 and at most 1, not 1.5"),
     ("baud = 1_000_000", "baud = 0", "uart.baud must be 300 to 12000000, not 0"),
     ('"0403:6010:1"', '"0403:601"', "uart.usb must be VID:PID or VID:PID:INTERFACE"),
@@ -126,3 +133,4 @@ def test_the_page_about_boards_has_every_board_with_its_numbers():
         assert f"| {board.clock.input_mhz:g} MHz | {board.clock.default_mhz:g} MHz |" in row
         assert f"| {board.uart.baud:,} baud |" in row
         assert f"| {len(board.leds) or 'none'}" in row
+        assert row.rstrip(" |").endswith("no") == (board.spi is None)

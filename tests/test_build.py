@@ -101,6 +101,8 @@ def test_list_models(command, monkeypatch, model_file):
     (["--seeds", "0"], "'0' is not a number of tries"),
     (["--target-rate", "-1"], "'-1' is not a rate in inferences per second"),
     (["--estimate", "--program"], "--program needs a build"),
+    (["--link", "i2c"], "invalid choice: 'i2c'"),
+    (["--link", "spi", "--board", "versa_ecp5"], "'versa_ecp5' names no pins for SPI.*ulx3s_85f"),
     (["--bord", "ecp5"], "unrecognized arguments: --bord"),
 ])
 def test_wrong_requests(command, tmp_path, monkeypatch, arguments, message):
@@ -200,6 +202,17 @@ def test_a_build_and_its_products(command, fakes, tmp_path):
     assert "40.0 MHz" in text
     assert (out / "report.svg").read_text().startswith("<svg")
     assert programs(fakes) == ["yosys", "nextpnr-ice40", "icepack"]
+
+
+def test_a_build_with_spi(command, fakes, tmp_path):
+    out = tmp_path / "out"
+    report = json.loads(command("--output", out, "--json")[1])
+    assert report["link"] == {"kind": "uart", "baud": 1_000_000}
+    status, printed, _ = command("--output", out, "--link", "spi", "--json")
+    assert status == 0
+    assert json.loads(printed)["link"] == {"kind": "spi", "max_sck_mhz": 4.96875}
+    assert "link        SPI, up to 4.96 MHz" in (out / "report.txt").read_text()
+    assert programs(fakes).count("yosys") == 2
 
 
 def test_without_json_the_table_is_printed(command, fakes, tmp_path):

@@ -31,7 +31,7 @@ ESTIMATE = Report(
     accuracy={"dataset": "mnist", "images": 10000, "top1": 0.9931},
     other={"link": {"lut4": 100, "ff": 60}}, board="icebreaker", device="iCE40UP5K",
     tools={"yosys": "0.70"}, clock_mhz=36.0, cycles_per_inference=4900, latency_cycles=9000,
-    estimate=usage(lut4=950, ff=600, bram=3))
+    estimate=usage(lut4=950, ff=600, bram=3), link={"kind": "uart", "baud": 115200})
 BUILT = dataclasses.replace(
     ESTIMATE, resources=usage(lut4=900, ff=590, bram=3), fmax_mhz=37.25, seed=2,
     tries={1: 35.5, 2: 37.25}, critical_path=("network.conv1", "link"), bitstream="/out/top.bin")
@@ -58,7 +58,7 @@ def test_text(report):
     assert max(map(len, text.splitlines())) <= 100
     assert not any(line != line.rstrip() for line in text.splitlines())
     for word in ("conv1", "pool1", "link", "8 x 2", "97.5 %", "5 of 1, 3 of 2", "99.31 %",
-                 "7,347 inferences per second", "0.250 ms"):
+                 "7,347 inferences per second", "0.250 ms", "serial port, 115,200 baud"):
         assert word in text
     assert ("37.2 MHz (seed 2)" in text) == (report is BUILT)
 

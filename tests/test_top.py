@@ -8,10 +8,10 @@ from amaranth.lib import io, wiring
 from amaranth.sim import Simulator
 
 from flightrtl import boards, golden
-from flightrtl.errors import BuildError
+from flightrtl.errors import BuildError, UserError
 from flightrtl.gateware.uart import Uart
 from flightrtl.planner import plan
-from flightrtl.protocol import Counters, Decoder, Frame, Identity, Reply, Type, request
+from flightrtl.protocol import FLAG, Counters, Decoder, Frame, Identity, Reply, Type, request
 from flightrtl.top import SerialNetwork, Top, serial_port
 from tests.models import random_images, random_model
 from tests.streams import PERIOD
@@ -176,13 +176,16 @@ def test_the_fastest_line_loses_no_byte():
 class Pins(wiring.Component):
     """A design on a board whose pins belong to the test."""
 
-    def __init__(self, top):
+    def __init__(self, top, **others):
         self.top = top
+        self.others = others
         self.uart = SimpleNamespace(rx=io.SimulationPort("i", 1), tx=io.SimulationPort("o", 1))
         self.leds = [io.SimulationPort("o", 1) for _ in top.board.leds]
         super().__init__({})
 
     def request(self, name, number, dir):
+        if name in self.others:
+            return self.others[name]
         return self.uart if name == self.top.board.uart.resource else self.leds[number]
 
     def elaborate(self, platform):
@@ -214,16 +217,71 @@ def test_the_leds_show_the_class_of_the_last_image():
     simulator.run()
 
 
-@pytest.mark.parametrize("name", boards.names())
-def test_the_design_of_every_board_asks_only_for_what_the_board_has(name):
+@pytest.mark.parametrize(("name", "link"), [
+    *((name, "uart") for name in boards.names()),
+    *((name, "spi") for name in boards.names() if boards.load(name).spi)])
+def test_the_design_of_every_board_asks_only_for_what_the_board_has(name, link):
     board = boards.load(name)
     model = random_model(np.random.default_rng(10), input_shape=(5, 4, 2), kinds=["dense"],
                          classes=4, activation_bits=8, exponent_bits=3)
-    files = board.make_platform().prepare(Top(model, plan(model, board), board)).files
+    top = Top(model, plan(model, board), board, link=link)
+    files = board.make_platform().prepare(top).files
     constraints = next(text for file, text in files.items() if file.endswith((".pcf", ".lpf")))
     text = constraints if isinstance(constraints, str) else constraints.decode()
-    # Clock, two pins of the serial port, LEDs; a differential clock is one line in the file.
-    assert len(re.findall(r"set_io|LOCATE", text)) == 3 + len(board.leds)
+    # Clock, pins of the link, LEDs; a differential clock is one line in the file.
+    assert len(re.findall(r"set_io|LOCATE", text)) == (
+        1 + {"uart": 2, "spi": 4}[link] + len(board.leds))
+
+
+def test_the_pins_of_spi():
+    """The select pin is 1 when idle, and the data pin drives nothing then."""
+    model = random_model(np.random.default_rng(10), input_shape=(3, 2, 1), kinds=["dense"],
+                         classes=2, activation_bits=8)
+    board = boards.load("icebreaker")
+    top = Top(model, plan(model, board), board, link="spi")
+    pins = SimpleNamespace(
+        clk=io.SimulationPort("i", 1), copi=io.SimulationPort("i", 1),
+        cs=io.SimulationPort("i", 1, invert=True), cipo=io.SimulationPort("o", 1))
+    dut = Pins(top, **{board.spi.RESOURCE: pins})
+
+    async def bench(ctx):
+        ctx.set(pins.cs.i, 1)
+        await ctx.tick().repeat(20)
+        assert not ctx.get(pins.cipo.oe)
+        ctx.set(pins.cs.i, 0)
+        await ctx.tick().repeat(4)
+        assert ctx.get(pins.cipo.oe)
+        found = 0
+        for _ in range(8):
+            found = found << 1 | ctx.get(pins.cipo.o)
+            ctx.set(pins.clk.i, 1)
+            await ctx.tick().repeat(4)
+            ctx.set(pins.clk.i, 0)
+            await ctx.tick().repeat(4)
+        assert found == FLAG
+
+    simulator = Simulator(dut)
+    simulator.add_clock(PERIOD)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_a_board_without_pins_for_spi():
+    model = random_model(np.random.default_rng(10), input_shape=(3, 2, 1), kinds=["dense"],
+                         classes=2, activation_bits=8)
+    board = boards.load("icebreaker")
+    chosen = plan(model, board)
+    assert board.spi is not None
+    with pytest.raises(UserError, match=r"leave out --link spi.*\n.*icebreaker, icestick"):
+        Top(model, chosen, replace(board, spi=None), link="spi")
+    with pytest.raises(ValueError, match="link must be one of uart, spi, not 'i2c'"):
+        Top(model, chosen, board, link="i2c")
+    for change, message in (({"connector": "pmod:7"}, "nonexistent connector pin pmod_7:1"),
+                            ({"cs": "99"}, "nonexistent connector pin pmod_0:99"),
+                            ({"cs": "2"}, "physical pin 2, but it is already used")):
+        wrong = replace(board, spi=replace(board.spi, **change))
+        with pytest.raises(UserError, match=f"has not the pins that .spi. names.*{message}"):
+            wrong.make_platform().prepare(Top(model, chosen, wrong, link="spi"))
 
 
 def test_a_baud_rate_that_the_clock_does_not_give_is_refused():
