@@ -37,7 +37,7 @@ FLOORS = [
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.
 LATE = {"torch", "sklearn", "scipy", "PIL", "pooch", "matplotlib", "serial", "rich",
-        "distributed", "cv2"}
+        "distributed", "cv2", "spidev"}
 
 
 def modules(package):

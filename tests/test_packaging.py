@@ -58,7 +58,7 @@ def test_license_is_in_it(names, metadata):
 def test_torch_is_needed_for_training_only(metadata):
     required = metadata.get_all("Requires-Dist")
     assert set(metadata.get_all("Provides-Extra")) == {"toolchain", "train", "sim", "host",
-                                                        "cluster", "dev"}
+                                                        "spi", "cluster", "dev"}
     assert len([line for line in required if "extra ==" not in line]) == 4
     torch, = (line for line in required if line.startswith("torch"))
     assert torch.endswith("extra == 'train'")

@@ -2,6 +2,7 @@
 
 device     requests, answers, what to do when one is lost
 ports      serial ports: finding, opening, and what can go wrong with them
+spi        an SPI bus of Linux in place of a serial port
 images     image files as what a network was trained on
 weights    weights for a design that can load them
 terminal   pictures and LEDs in a terminal

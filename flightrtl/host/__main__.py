@@ -23,6 +23,7 @@ from ..report import table
 from . import images, ports, terminal, watch, weights
 from .bench import bench
 from .device import TRIES, Answer, Device, NoAnswer
+from .spi import SpiPort
 
 __all__ = ["main"]
 
@@ -32,11 +33,11 @@ _PICTURES = 24      # that are shown without being asked for, at most
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flightrtl.host", allow_abbrev=False,
-        description="Talk to a network on a board over its serial port.")
+        description="Talk to a network on a board over its serial port, or SPI.")
     line = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     line.add_argument("--port", metavar="PATH|NAME",
                       help="serial port, or part of its name (default: the only one that has the "
-                           "chip of a board)")
+                           "chip of a board); or an SPI bus of Linux, spi:/dev/spidev0.0[:MHZ]")
     line.add_argument("--board", metavar="NAME|FILE",
                       help="board to look for, and whose bit rate to take (default: any)")
     line.add_argument("--baud", type=int, metavar="N", help="bit rate, if not the board's")
@@ -145,7 +146,9 @@ def _identify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, indent=2))
         return 0
-    print(f"port      {document['port']}, {document['baud']:,} baud, protocol {identity.version}")
+    speed = (f"{device.port.mhz:g} MHz" if isinstance(device.port, SpiPort) else
+             f"{document['baud']:,} baud")
+    print(f"port      {document['port']}, {speed}, protocol {identity.version}")
     print(f"model     {document['model'] or 'none that comes with flightrtl'} "
           f"(its file's SHA-256 begins with {identity.model.hex()})")
     print(f"network   {identity.image_bytes:,} bytes an image, {identity.classes} classes, "

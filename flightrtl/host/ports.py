@@ -1,4 +1,4 @@
-"""Serial ports: which one a board is at, how it is opened, and what can go wrong with it."""
+"""Ports: which one a board is at, how it is opened, and what can go wrong with a serial one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..boards import Board
 from ..errors import UserError
 from ..model import Model
 from .device import SILENT, TRIES, Device, DeviceError, NoAnswer
+from .spi import PREFIX, WIRING, SpiPort
 
 __all__ = ["Found", "PortBusy", "SerialPort", "Unplugged", "connect", "find", "listed"]
 
@@ -217,12 +218,13 @@ class SerialPort:
 def connect(port: str | None = None, *, board: Board | str | None = None, baud: int | None = None,
             model: Model | str | os.PathLike[str] | None = None, sha256: str | None = None,
             tries: int = TRIES, timeout: float | None = None, any_model: bool = False) -> Device:
-    """Open the device on a serial port.
+    """Open the device on a serial port, or on an SPI bus.
 
     Parameters
     ----------
     port : str, optional
-        Path, or part of its name; by default the only one with the chip of a board.
+        Path, or part of its name; by default the only one with the chip of a board. For SPI, as
+        :class:`~flightrtl.host.spi.SpiPort` has it.
     board : Board or str, optional
         Tells the bit rate, and which ports to look for.
     baud : int, optional
@@ -240,6 +242,21 @@ def connect(port: str | None = None, *, board: Board | str | None = None, baud: 
         board = boards.load(board)
     if baud is not None and not 300 <= baud <= 12_000_000:
         raise UserError(f"the bit rate must be 300 to 12,000,000, not {baud:,}")
+    if port is not None and port.startswith(PREFIX):
+        if baud is not None:
+            raise UserError("an SPI bus has a clock and no bit rate: leave out --baud; "
+                            "--port spi:PATH:MHZ has the clock")
+        bus = SpiPort(port)
+        try:
+            return Device(bus, model, sha256=sha256, timeout=timeout, any_model=any_model,
+                          tries=tries)
+        except NoAnswer:
+            bus.close()
+            raise NoAnswer(f"{bus.path} at {bus.mhz:g} MHz: silence, and no answer",
+                           knob=WIRING) from None
+        except BaseException:
+            bus.close()
+            raise
     path = find(port, board, [] if port and os.path.exists(port) else listed())
     rates = [baud] if baud else [board.uart.baud] if board else _rates()
     for rate in rates:
