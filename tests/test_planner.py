@@ -1,9 +1,13 @@
 # amaranth: UnusedElaboratable=no
+import gc
 import itertools
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth import Module
+from amaranth.hdl import Fragment, UnusedElaboratable
 
 from flightrtl import boards, modelfile
 from flightrtl.errors import BuildError, UserError
@@ -115,6 +119,19 @@ def test_no_more_than_the_default_fill_unless_a_rate_is_asked_for():
     assert chosen.cost.lut4 <= 0.6 * board.resources.lut4
     more = plan(model, board, target_rate=chosen.inferences_per_second * 1.2)
     assert 0.6 * board.resources.lut4 < more.cost.lut4 <= board.fill * board.resources.lut4
+
+
+def test_components_made_for_their_numbers_are_not_complained_of():
+    """Amaranth warns of what never became hardware, once anything has."""
+    gc.collect()
+    Fragment.get(Module(), None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for board, dataflow in ((ICEBREAKER, "mixed"), (ULX3S, "frame")):
+            plan(modelfile.load("digits"), board, dataflow=dataflow)
+        gc.collect()
+    assert not [f"{warning.filename}:{warning.lineno}" for warning in caught
+                if issubclass(warning.category, UnusedElaboratable)]
 
 
 @pytest.mark.parametrize(("name", "board"), [("digits", ULX3S), ("mnist", ICEBREAKER)])

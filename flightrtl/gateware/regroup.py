@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (An object is also the answer in NumPy: its parts need not become hardware.)
 """Channels of a pixel, fewer or more at a time; and pixels that travel side by side."""
 
 from __future__ import annotations

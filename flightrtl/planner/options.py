@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Hard-wired layers are made for their numbers, not to become hardware.)
 """Every way to compute one layer that is not worse than another in all respects."""
 
 from __future__ import annotations
