@@ -5,6 +5,7 @@ flightrtl, formats <- model <- {modelfile, golden}; formats, model <- gateware <
 """
 
 import ast
+import functools
 import sys
 import tomllib
 from pathlib import Path
@@ -44,8 +45,10 @@ def modules(package):
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@functools.cache
 def imported(path):
     """Absolute names of what a file imports, each with its line and whether at the top level."""
+    found = []
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     top = {id(node) for node in tree.body}
@@ -59,8 +62,8 @@ def imported(path):
             names = [f"{stem}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in names:
-            yield name, node.lineno, id(node) in top
+        found += [(name, node.lineno, id(node) in top) for name in names]
+    return found
 
 
 def floor(name):
@@ -125,7 +128,7 @@ def test_the_walk_sees_an_arrow_that_runs_back(tmp_path, monkeypatch):
     (folder / "bad.py").write_text(
         "from ..planner import plan\nfrom .. import flow\n\n\ndef late():\n    import torch\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    assert list(imported(folder / "bad.py")) == [
+    assert imported(folder / "bad.py") == [
         ("flightrtl.planner.plan", 1, True), ("flightrtl.flow", 2, True), ("torch", 6, False)]
     with pytest.raises(AssertionError, match=r"bad.py:1: flightrtl.planner.plan"):
         test_floors_of_flightrtl()
