@@ -1,17 +1,13 @@
 """Proofs about gateware, with tools that pip installs: Yosys, SymbiYosys and an SMT solver.
 
 A *spec* is an ordinary Amaranth component that holds the component in question and statements
-about it, ``Assert``, ``Assume`` and ``Cover``. :func:`prove` looks for a run that breaks an
-``Assert`` while it keeps every ``Assume``, for all inputs at once:
+about it, ``Assert``, ``Assume`` and ``Cover``; most are a :class:`Spec`. :func:`prove` looks for a
+run that breaks an ``Assert`` while it keeps every ``Assume``, for all inputs at once:
 
->>> class Spec(wiring.Component):                                              # doctest: +SKIP
-...     def elaborate(self, platform):
-...         m = Module()
-...         m.submodules.dut = dut = StreamBuffer(8)
-...         free_inputs(m, dut)
+>>> class Rules(Spec):                                                         # doctest: +SKIP
+...     def says(self, m, dut):
 ...         stream_rules(m, dut)
-...         return m
->>> prove(Spec({}), depth=3)                                                   # doctest: +SKIP
+>>> prove(Rules(StreamBuffer(8)), depth=3)                                     # doctest: +SKIP
 
 What the solver may choose: the spec's own inputs, ``AnySeq(shape)`` in every cycle and
 ``AnyConst(shape)`` once. Everything else starts as it does at power-on. With ``reset=True`` it
@@ -55,8 +51,8 @@ from amaranth.back.rtlil import convert
 from amaranth.hdl import Assert, Assume, Fragment, ShapeLike
 from amaranth.lib import stream, wiring
 
-__all__ = ["AnyConst", "AnySeq", "Failed", "ToolError", "Unproved", "assert_patience", "bound",
-           "forbid_path", "free_inputs", "full", "internal", "nested", "planted", "prove",
+__all__ = ["AnyConst", "AnySeq", "Failed", "Spec", "ToolError", "Unproved", "assert_patience",
+           "bound", "forbid_path", "free_inputs", "full", "internal", "nested", "planted", "prove",
            "stream_members", "stream_rules"]
 
 _asserts: Any = asserts  # the type stubs know neither of these two
@@ -295,6 +291,30 @@ def planted(component: type, old: str, new: str) -> Any:
     changed.__file__ = str(path)
     exec(compile(source.replace(old, new), str(path), "exec"), changed.__dict__)
     return getattr(changed, component.__name__)
+
+
+class Spec(Elaboratable):
+    """A component all inputs of which the solver chooses, and statements about it.
+
+    Parameters
+    ----------
+    dut : Component
+        The component.
+    """
+
+    def __init__(self, dut: Any) -> None:
+        self.dut = dut
+
+    def says(self, m: Module, dut: Any) -> None:
+        """Put the statements into ``m``; ``dut`` is :attr:`dut`."""
+        raise NotImplementedError
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.dut = self.dut
+        free_inputs(m, self.dut)
+        self.says(m, self.dut)
+        return m
 
 
 class _Harness(Elaboratable):

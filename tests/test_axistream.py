@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.hdl import Assert, Assume
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -23,7 +23,7 @@ from flightrtl.gateware import (
     NetworkRegisters,
 )
 from flightrtl.model import TensorType, WeightedLayer
-from tests.formal import AnySeq, Failed, free_inputs, internal, planted, prove
+from tests.formal import AnySeq, Failed, Spec, internal, planted, prove
 from tests.models import random_images, random_model
 from tests.streams import PERIOD
 
@@ -150,16 +150,10 @@ class AnyNetwork(wiring.Component):
         return m
 
 
-class Rules(Elaboratable):
+class Rules(Spec):
     """What is offered stays, on both sides; and a packet ends at the end of an image."""
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         source, sink, network = dut.s_axis, dut.m_axis, dut.network
         for kind, valid, ready, payload, name in (
                 (Assume, source.tvalid, source.tready, Cat(source.tdata, source.tlast), "s_axis"),
@@ -182,7 +176,6 @@ class Rules(Elaboratable):
         place, filling = internal(self, "dut.place", 2), internal(self, "dut.filling", 1)
         m.d.comb += [Assert(place == number, "place"), Assert(number < 3, "number"),
                      Assert(~ended | filling | (number == 0), "ended")]
-        return m
 
 
 def test_what_is_offered_stays():

@@ -25,6 +25,7 @@ from tests.formal import (
     AnyConst,
     AnySeq,
     Failed,
+    Spec,
     bound,
     free_inputs,
     full,
@@ -35,16 +36,10 @@ from tests.formal import (
 )
 
 
-class BufferSpec(Elaboratable):
+class BufferSpec(Spec):
     """A payload, any one, comes out once, with as many others before it as went in before it."""
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         into, out = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
         inside = Signal(2)      # payloads in the buffer
         ahead = Signal(2)       # of these, before the watched one
@@ -64,7 +59,6 @@ class BufferSpec(Elaboratable):
             Assert(~(watching & (ahead == 1)) | (spare == value), "a payload is not where it is"),
             Assert(~watching | (ahead < inside), "a payload is lost"),
         ]
-        return m
 
 
 def test_buffer_neither_loses_nor_repeats():
@@ -83,17 +77,14 @@ def test_buffer_neither_loses_nor_repeats_twin(old, new, tmp_path):
         prove(BufferSpec(planted(StreamBuffer, old, new)(8)), mode="bmc", depth=7, folder=tmp_path)
 
 
-class QueueSpec(Elaboratable):
+class QueueSpec(Spec):
     """A transfer, any one, comes out once, in order and in time, and all the room is used."""
 
     def __init__(self, dut):
-        self.dut = dut
+        super().__init__(dut)
         self.latency = 2 + dut.register
 
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         into, out = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
         inside = Signal(range(dut.depth + 2))
         ahead = Signal.like(inside)     # of these, before the watched one
@@ -116,7 +107,6 @@ class QueueSpec(Elaboratable):
             Assert(~(watching & (ahead == 0) & dut.o.valid) | (dut.o.payload == value),
                    "a transfer is lost, repeated or changed"),
         ]
-        return m
 
 
 QUEUES = {"three words": {"depth": 4}, "two words": {"depth": 3},
@@ -141,16 +131,10 @@ def test_queue_neither_loses_nor_repeats_twin(old, new, tmp_path):
               folder=tmp_path)
 
 
-class RomSpec(Elaboratable):
+class RomSpec(Spec):
     """Word after word, without end."""
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         count, words = len(dut.words), Array(Const(word, 4) for word in dut.words)
         number = Signal(range(count))
         following = Mux(number == count - 1, 0, number + 1)
@@ -162,7 +146,6 @@ class RomSpec(Elaboratable):
         fetched = internal(self, "dut.fetched", 1)
         m.d.comb += Assert((number < count) & (address == Mux(fetched, following, number)),
                            "a wrong address")
-        return m
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -274,7 +257,7 @@ def test_requantizer_is_its_arithmetic_twin(old, new, tmp_path):
               depth=8, folder=tmp_path)
 
 
-class ArgmaxSpec(Elaboratable):
+class ArgmaxSpec(Spec):
     """The winner is the first one of the largest logits.
 
     With ``best`` the component's register: any one logit, the watched one, is at most ``best``,
@@ -282,13 +265,7 @@ class ArgmaxSpec(Elaboratable):
     any one it is true of all, and so says what the winner is.
     """
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         count, shape = dut.count, signed(dut.width)
         watched = AnyConst(range(count))
         logit, before = Signal(shape), Signal(shape)
@@ -313,7 +290,6 @@ class ArgmaxSpec(Elaboratable):
             Assert(~judged | (winner != watched) | (best == logit), "a wrong winner"),
             Assert(~judged | (best != logit) | (winner <= watched), "a wrong winner"),
         ]
-        return m
 
 
 @pytest.mark.parametrize(("count", "width"), [(10, 16), (3, 2), (2, 1)])

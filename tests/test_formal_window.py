@@ -19,6 +19,7 @@ from flightrtl.gateware.loops import nested_loops
 from tests.formal import (
     AnyConst,
     Failed,
+    Spec,
     bound,
     free_inputs,
     full,
@@ -87,20 +88,14 @@ class Emitted(Elaboratable):
         return m
 
 
-class Ring(Elaboratable):
+class Ring(Spec):
     """Addresses and rows of the buffer, next to plain counters of what should happen.
 
     The ring's oldest row that is still needed is some row of an image; from there on the rows of
     one image follow, and those of the next. The spec keeps where that row is.
     """
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         (height, width, channels), rows = dut.shape, dut.ring.rows
         top, _, left, _ = dut.padding
         per_pixel, bits = channels // dut.chunk, exact_log2(rows)
@@ -213,7 +208,6 @@ class Ring(Elaboratable):
                                         "a row is read that is not there"),
                                  Assert(modulo(slot + lane) == modulo(oldest + line - base_row),
                                         "a wrong row is read")]
-        return m
 
 
 SHAPES = {

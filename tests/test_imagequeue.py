@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from amaranth import Elaboratable, Module, Signal
+from amaranth import Signal
 from amaranth.hdl import Assert, Assume
 from amaranth.sim import Simulator
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import ImageQueue
-from tests.formal import Failed, bound, free_inputs, planted, prove
+from tests.formal import Failed, Spec, bound, planted, prove
 from tests.streams import PERIOD, run_streams
 
 
@@ -83,16 +83,10 @@ def test_room_partial_and_drop():
     simulator.run()
 
 
-class OnlyWholeImages(Elaboratable):
+class OnlyWholeImages(Spec):
     """As many values leave as complete images had, or fewer; each word once and in order."""
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         # The words of an image are numbered, in the lowest bits of both of their values.
         number, out, owed = Signal(2), Signal(3), Signal(6)
         put = dut.i.valid & dut.i.ready
@@ -113,7 +107,6 @@ class OnlyWholeImages(Elaboratable):
             m.d.sync += out.eq(out + 1)
             with m.If(out == dut.size - 1):
                 m.d.sync += out.eq(0)
-        return m
 
 
 def test_only_whole_images_leave():

@@ -1,27 +1,21 @@
 """The rules of Wishbone, for any initiator; and that amaranth-soc's members are what we have."""
 
 import pytest
-from amaranth import Elaboratable, Module, Signal
+from amaranth import Signal
 from amaranth.hdl import Assert, Assume
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from flightrtl.gateware import CsrSignature, WishboneRegisters, WishboneSignature
-from tests.formal import Failed, free_inputs, planted, prove
+from tests.formal import Failed, Spec, planted, prove
 from tests.streams import PERIOD
 
 
-class Rules(Elaboratable):
+class Rules(Spec):
     """An initiator that asks and gives up whenever it likes."""
 
-    def __init__(self, dut):
-        self.dut = dut
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         bus, csr = dut.bus, dut.csr
         asked, waited, held = bus.cyc & bus.stb, Signal(), Signal(6)
         what = Signal(6)
@@ -37,7 +31,6 @@ class Rules(Elaboratable):
             Assert(~(csr.w_stb & dut.refused), "a write that is refused and happens"),
             Assert(~csr.r_stb | (asked & ~bus.we & ~bus.ack), "a read that nobody asked for"),
         ]
-        return m
 
 
 def test_every_access_is_answered_once():
