@@ -20,9 +20,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import BuildError, UserError, run_cli
+
+if TYPE_CHECKING:
+    from .boards import Board
+    from .model import Model
+    from .progress import Progress
 
 __all__ = ["build_point", "main"]
 
@@ -59,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from amaranth.hdl import UnusedElaboratable
 
-    from . import boards, modelfile, planner
+    from . import boards, modelfile
     from .cache import digest, source_digest
-    from .files import atomic_write
     from .gateware import require_supported
     from .progress import Progress
 
@@ -74,57 +78,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     board, model = boards.load(options.board), modelfile.load(options.model)
     require_supported(model, link=True)
     progress = Progress()
-    if options.rates:
-        rates = sorted(set(options.rates))
-        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-            raise UserError("--rates must be numbers above 0")
-    else:
-        progress.step(f"planning {model.name} for {board.name}")
-        found = planner.front(model, board, options.frequency, options.points)
-        # A little less, so that a rounded rate asks for no cycle fewer.
-        rates = [math.floor(point.rate * 1e3) / 1e3 for point in found]
-        progress.done(f"{len(rates)} rates")
+    rates = _rates(options, model, board, progress)
     folder = options.output or Path("build", "explore", board.name, model.name)
     folder.mkdir(parents=True, exist_ok=True)
+    results = _Results(folder, model.name, board.name)
     common = {"model": modelfile.sha256(options.model), "board": options.board,
               "frequency": options.frequency, "sources": source_digest()}
-    known = _read(folder / _RESULT)
-    points: dict[str, dict[str, Any]] = {}
     tasks: dict[str, list[str]] = {}
     for rate in rates:
         key = digest({**common, "rate": rate})
-        if key in known and (known[key]["status"] == "built" or not options.retry):
-            points[key] = known[key]
-            continue
-        tasks[key] = ["--model", options.model, "--board", options.board, "--target-rate",
-                      f"{rate:.12g}", "--output", str(folder / f"{rate:.12g}"), "--json",
-                      *(["--frequency", f"{options.frequency:.12g}"] if options.frequency else [])]
-
-    def write() -> str:
-        text = json.dumps({"model": model.name, "board": board.name, "points": [
-            {"key": key, **point} for key, point in sorted(
-                points.items(), key=lambda each: each[1]["rate"])]}, indent=2) + "\n"
-        with atomic_write(folder / _RESULT) as file:
-            file.write(text)
-        with atomic_write(folder / "explore.svg") as file:
-            file.write(_picture(f"{model.name} on {board.name}", points.values()))
-        return text
-
+        if not results.take(key, failed=not options.retry):
+            tasks[key] = [
+                "--model", options.model, "--board", options.board, "--target-rate",
+                f"{rate:.12g}", "--output", str(folder / f"{rate:.12g}"), "--json",
+                *(["--frequency", f"{options.frequency:.12g}"] if options.frequency else [])]
     if tasks:
         progress.step(f"building {len(tasks)} designs")
     try:
-        for key, result in _run(tasks, jobs, options.dask):
-            points[key] = result
-            write()
-            done = sum(each in points for each in tasks)
-            progress.update(f"{done} of {len(tasks)}, last {result['rate']:,.0f} a second: "
+        for number, (key, result) in enumerate(_run(tasks, jobs, options.dask), 1):
+            results.points[key] = result
+            results.write()
+            progress.update(f"{number} of {len(tasks)}, last {result['rate']:,.0f} a second: "
                             f"{result['status']}")
     except BaseException:
         progress.abandon()
         raise
-    progress.done(f"{sum(points[key]['status'] == 'built' for key in tasks)} built")
-    text = write()
-    ordered = sorted(points.values(), key=lambda each: each["rate"])
+    progress.done(f"{sum(results.points[key]['status'] == 'built' for key in tasks)} built")
+    text = results.write()
+    ordered = sorted(results.points.values(), key=lambda each: each["rate"])
     print(text if options.json else _table(ordered), end="", flush=True)
     failed = [point for point in ordered if point["status"] != "built"]
     if failed:
@@ -133,6 +114,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          f"{failed[0]['message'].splitlines()[0]}",
                          knob=f"the logs in {folder}; --retry tries them again")
     return 0
+
+
+def _rates(options: argparse.Namespace, model: Model, board: Board,
+           progress: Progress) -> list[float]:
+    """Those that are asked for, or else those of the planner's front."""
+    from . import planner
+
+    if options.rates:
+        rates = sorted(set(options.rates))
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise UserError("--rates must be numbers above 0")
+        return rates
+    progress.step(f"planning {model.name} for {board.name}")
+    found = planner.front(model, board, options.frequency, options.points)
+    # A little less, so that a rounded rate asks for no cycle fewer.
+    rates = [math.floor(point.rate * 1e3) / 1e3 for point in found]
+    progress.done(f"{len(rates)} rates")
+    return rates
+
+
+class _Results:
+    """What came of each design, by key: those of this run, kept in the folder's files.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are, perhaps of an earlier run.
+    model, board : str
+        Names.
+    """
+
+    def __init__(self, folder: Path, model: str, board: str) -> None:
+        self.folder, self.model, self.board = folder, model, board
+        self.points: dict[str, dict[str, Any]] = {}
+        self._earlier = _read(folder / _RESULT)
+
+    def take(self, key: str, *, failed: bool) -> bool:
+        """Take over what an earlier run has of a design, if it was built, or even if it failed."""
+        known = self._earlier.get(key)
+        if known is None or not (known["status"] == "built" or failed):
+            return False
+        self.points[key] = known
+        return True
+
+    def write(self) -> str:
+        """Write the files; what is in the one for programs."""
+        from .files import atomic_write
+
+        text = json.dumps({"model": self.model, "board": self.board, "points": [
+            {"key": key, **point} for key, point in sorted(
+                self.points.items(), key=lambda each: each[1]["rate"])]}, indent=2) + "\n"
+        with atomic_write(self.folder / _RESULT) as file:
+            file.write(text)
+        with atomic_write(self.folder / "explore.svg") as file:
+            file.write(_picture(f"{self.model} on {self.board}", self.points.values()))
+        return text
 
 
 def build_point(arguments: Sequence[str]) -> dict[str, Any]:
