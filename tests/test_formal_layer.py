@@ -22,7 +22,7 @@ from flightrtl.gateware import (
 )
 from flightrtl.gateware.weights import RomStream
 from flightrtl.model import TensorType
-from tests.formal import AnyConst, Failed, bound, free_inputs, internal, planted, prove
+from tests.formal import AnyConst, Failed, Spec, bound, free_inputs, internal, planted, prove
 from tests.models import random_layer, random_map
 from tests.test_formal_array import ACTIVATION, TERM
 from tests.test_formal_scheduler import WIDTH
@@ -115,24 +115,16 @@ def test_bias_twin(old, new, tmp_path):
         prove(KeepsTurns(dut, invariants=False), mode="bmc", depth=10, folder=tmp_path)
 
 
-class Ready(wiring.Component):
+class Ready(Spec):
     """Weights that are there once are always there."""
 
-    def __init__(self, dut):
-        self.dut = dut
-        super().__init__({})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         before = Signal()
         m.d.sync += before.eq(dut.o.valid)
         m.d.comb += Assert(~before | dut.o.valid, "weights stay")
         if dut.register:
             fetched = internal(self, "dut.fetched", 1)
             m.d.comb += Assert(~dut.o.valid | fetched, "a word of the memory is behind the first")
-        return m
 
 
 @pytest.mark.parametrize("register", [False, True])

@@ -23,6 +23,7 @@ from tests.formal import (
     AnyConst,
     AnySeq,
     Failed,
+    Spec,
     free_inputs,
     internal,
     planted,
@@ -315,17 +316,10 @@ def test_scheduler_without_an_adder():
                                           fixed=[1, 1, 1, 1])), depth=1)
 
 
-class SameSteps(wiring.Component):
+class SameSteps(Spec):
     """A real scheduler with its ROM, and the program that the proofs put in its place."""
 
-    def __init__(self, dut):
-        self.dut = dut
-        super().__init__({})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        free_inputs(m, dut)
+    def says(self, m, dut):
         m.submodules.steps = steps = SymbolicSteps(filters=len(dut.k), lanes=dut.lanes)
         for port, value in zip(steps.k, dut.k, strict=True):
             m.d.comb += port.eq(value)
@@ -356,7 +350,6 @@ class SameSteps(wiring.Component):
             Assert(steps.started == (slots != 0), "the program knows its first slot"),
             Assert(valid | (step == 0), "nothing comes before the ROM"),
         ]
-        return m
 
 
 def test_rom_holds_the_program():
