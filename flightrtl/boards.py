@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 
 from .errors import UserError
 
-__all__ = ["Board", "Clock", "Led", "Resources", "Spi", "Uart", "load", "names", "paths"]
+__all__ = ["Board", "Clock", "FlashChip", "Led", "Resources", "Spi", "Uart", "load", "names",
+           "paths"]
 
 _FAMILIES = ("ice40", "ecp5")
 _PLLS = ("pad", "core", "none")
@@ -135,6 +136,37 @@ class Spi:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlashChip:
+    """The SPI flash, which has room behind the bitstream.
+
+    Parameters
+    ----------
+    resource, number : str, int
+        Name and number in the platform. Of a resource without ``clk``, as on an ECP5, the
+        flash's clock is the configuration's own pin.
+    address : int
+        Of the first byte that no bitstream takes.
+    bytes : int
+        How much there is, from address 0 on.
+    read_mhz : float
+        Most that the command READ (03h) allows, MHz.
+    wake_us : float
+        Time that it takes to wake up (ABh), us.
+    program : tuple of str
+        Command line that writes a file: ``{file}`` at ``{address}``. An environment variable may
+        name another program: that of ``iceprog`` is ``ICEPROG``.
+    """
+
+    resource: str
+    number: int
+    address: int
+    bytes: int
+    read_mhz: float
+    wake_us: float
+    program: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Led:
     """One LED: resource name and number, and the part of a resource that has several."""
 
@@ -187,6 +219,8 @@ class Board:
         it; on iCE40 it would cost a logic cell for each bit.
     synth_opts, nextpnr_opts : str
         Further options for Yosys' ``synth_*`` command and for nextpnr.
+    flash : FlashChip, optional
+        SPI flash that a layer may read its weights from.
     """
 
     name: str
@@ -208,6 +242,7 @@ class Board:
     memory_register: bool
     synth_opts: str
     nextpnr_opts: str
+    flash: FlashChip | None = None
 
     def make_platform(self) -> Any:
         """A fresh ``amaranth.build.Platform``, with ``extra_resources`` and ``spi`` added.
@@ -292,6 +327,21 @@ def _led(text: str) -> Led | None:
                          subsignal=match["subsignal"])
 
 
+def _flash(flash: _Table) -> FlashChip:
+    size = flash.take("bytes", int, "65536 to 16777216: 24 bits of address",
+                      lambda value: 1 << 16 <= value <= 1 << 24)
+    return FlashChip(
+        resource=flash.take("resource", str), number=flash.take("number", int, "0 or more", _count),
+        address=flash.take("address", int, "a multiple of 65536 below bytes: what is erased at a "
+                           "time", lambda value: 0 <= value < size and value % (1 << 16) == 0),
+        bytes=size, read_mhz=flash.take("read_mhz", float, "a frequency in MHz", _positive),
+        wake_us=flash.take("wake_us", float, "a time in us", _positive),
+        program=tuple(flash.take(
+            "program", list, 'a command such as ["iceprog", "-o", "{address}", "{file}"]',
+            lambda value: _strings(value) and len(value) > 1 and "{file}" in value
+            and any("{address}" in each for each in value))))
+
+
 def _parse(name: str, data: Mapping[str, Any]) -> Board:
     problems: list[str] = []
     top = _Table(data, "", problems)
@@ -304,6 +354,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
     build = top.table("build")
     pins = leds.take("pins", list, 'a list such as ["led:0", "rgb_led:0.r"]',
                      lambda value: _strings(value) and all(map(_led, value)))
+    flash = top.table("flash") if "flash" in top.data else None
     fill = build.take("fill", float, "above 0 and at most 1", _share)
     board = Board(
         name=name,
@@ -344,8 +395,10 @@ def _parse(name: str, data: Mapping[str, Any]) -> Board:
                                 fill or 1.0),
         memory_register=build.take("memory_register", bool),
         synth_opts=build.take("synth_opts", str, default=""),
-        nextpnr_opts=build.take("nextpnr_opts", str, default=""))
-    for table in (top, resources, clock, uart, leds, build, *([spi] if spi else [])):
+        nextpnr_opts=build.take("nextpnr_opts", str, default=""),
+        flash=_flash(flash) if flash else None)
+    optional = [table for table in (spi, flash) if table]
+    for table in (top, resources, clock, uart, leds, build, *optional):
         table.end()
     if board.clock.pll == "pad" and family == "ecp5":
         problems.append("clock.pll must be core or none on ecp5, not 'pad'")

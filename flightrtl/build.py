@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataflow", choices=("mixed", "folded", "frame"), default="mixed",
                         help="what suits each layer; an engine for each; or one that reads each "
                              "weight once per image (default: mixed)")
+    parser.add_argument("--flash", metavar="LAYER",
+                        help="the weights of one layer stay in the board's SPI flash, from where "
+                             "each is read once per image: its name, or auto for one without "
+                             "which the network does not fit; writes weights.bin too")
     parser.add_argument("--seeds", type=_number(int, 1, 1000, "a number of tries"), metavar="N",
                         help="place and route with N seeds and keep the fastest (default: one, "
                              "and up to three more while timing is only just missed)")
@@ -81,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_ABOUT_THE_DESIGN = ("board", "frequency", "target_rate", "seeds", "dataflow", "weights", "room",
-                     "link", "estimate", "verilog")
+_ABOUT_THE_DESIGN = ("board", "frequency", "target_rate", "seeds", "dataflow", "flash", "weights",
+                     "room", "link", "estimate", "verilog")
 
 
 def _dashed(name: str) -> str:
@@ -118,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = flow.Request(
         model=options.model, board=options.board, frequency=options.frequency,
         target_rate=options.target_rate, seeds=options.seeds, dataflow=options.dataflow,
-        output=options.output, weights=options.weights, terms=options.room,
+        flash=options.flash, output=options.output, weights=options.weights, terms=options.room,
         link=options.link)
     try:
         if options.reuse is not None:

@@ -25,7 +25,7 @@ from .cache import Cache, digest, file_digest, source_digest
 from .contents import Shape, blank, fill
 from .errors import BuildError, UserError
 from .files import atomic_write, work_folder
-from .gateware import Network, require_supported
+from .gateware import Framed, FramedLayer, FrameEngine, Network, require_supported
 from .implement import (
     FAMILIES,
     DoesNotFit,
@@ -35,7 +35,7 @@ from .implement import (
     plan_commands,
 )
 from .loadable import LoadableModel, loadable
-from .model import Model
+from .model import Convolution, Dense, Model
 from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
 from .protocol import Identity
@@ -51,6 +51,9 @@ WEIGHTS = "fixed", "replaceable"
 
 _RETRIES = 3
 """Further seeds when the first one comes close to meeting timing and nobody asked for --seeds."""
+
+WEIGHTS_FILE = "weights.bin"
+"""What belongs into the board's flash besides the bitstream."""
 
 _LOGS = ("yosys.log", "nextpnr.log", "pack.log")
 
@@ -83,6 +86,8 @@ class Request:
         filters; as many as the model has if None.
     link : {"uart", "spi"}
         The line to the host.
+    flash : str, optional
+        The layer whose weights are in the board's flash; "auto" if that is to be found out.
     """
 
     model: str = "mnist"
@@ -94,6 +99,7 @@ class Request:
     output: Path | None = None
     weights: str = "fixed"
     terms: float | None = None
+    flash: str | None = None
     link: str = "uart"
 
     def __post_init__(self) -> None:
@@ -130,7 +136,8 @@ class _Job:
         """Choose the foldings."""
         progress.step(f"planning {self.model.name} for {self.board.name}")
         chosen = plan(self.design, self.board, frequency=self.request.frequency,
-                      target_rate=self.request.target_rate, dataflow=self.request.dataflow)
+                      target_rate=self.request.target_rate, dataflow=self.request.dataflow,
+                      flash=self.request.flash)
         progress.done(f"{chosen.inferences_per_second:,.0f} inferences per second "
                       f"at {chosen.clock_mhz:g} MHz")
         return chosen
@@ -173,7 +180,8 @@ def estimate(request: Request, progress: Progress, *, link: bool = True) -> Repo
     job = _Job(request, link=link)
     report = _report(job, job.plan(progress), _library_versions(), None)
     progress.step("other rates")
-    points = front(job.design, job.board, request.frequency, dataflow=request.dataflow)
+    points = front(job.design, job.board, request.frequency, dataflow=request.dataflow,
+                   flash=request.flash)
     progress.done()
     return dataclasses.replace(report, front=points)
 
@@ -205,7 +213,8 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
         "platform": file_digest(Path(inspect.getfile(type(platform)))),
         "frequency": request.frequency, "target_rate": request.target_rate,
         "seeds": request.seeds, "dataflow": request.dataflow, "weights": request.weights,
-        "terms": request.terms, "link": request.link, "sources": source_digest(),
+        "terms": request.terms, "flash": request.flash, "link": request.link,
+        "sources": source_digest(),
         "output": str(job.output.resolve())})
     cache = Cache.read(job.output)
     if cache.holds(request=request_key):
@@ -250,8 +259,13 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
                         (lambda text: fill(text, job.board.family, memories)) if design else None))
             if design is not None:
                 design.save(work)
+        kept = [*design.files] if design else []
+        flash = _flash_contents(job, chosen)
+        if flash is not None:
+            (work / WEIGHTS_FILE).write_bytes(flash)
+            kept.append(WEIGHTS_FILE)
         return publish(_report(job, chosen, versions, result, design), result, job.output, work,
-                       design.files if design else (), request=request_key, design=design_key)
+                       kept, request=request_key, design=design_key)
 
 
 def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False) -> Any:
@@ -284,15 +298,28 @@ def write_verilog(request: Request, path: Path, progress: Progress) -> None:
     yosys = find("yosys")
     chosen = job.plan(progress)
     progress.step("elaborating")
+    if chosen.flash is not None:
+        raise UserError("there is no Verilog of a network whose weights are in a board's flash: "
+                        "leave out --verilog, or --flash")
     export.write_verilog(_network(job, chosen), chosen, job.sha256, path, yosys, progress)
 
 
 def program(request: Request, progress: Progress) -> None:
-    """Load the bitstream of a finished build into the board, with the platform's programmer."""
+    """Load a finished build into the board: its bitstream with the platform's programmer.
+
+    Before it, weights that belong into the flash with the command in the board file.
+    """
     job = _Job(request)
     platform: Any = job.board.make_platform()
+    flash = json.loads((job.output / "report.json").read_text(encoding="utf-8")).get("flash")
     progress.step(f"programming {job.board.name}")
     try:
+        if flash is not None:
+            assert job.board.flash is not None      # it was built for this board
+            tool, *arguments = [
+                each.replace("{address}", str(flash["address"])).replace("{file}", flash["file"])
+                for each in job.board.flash.program]
+            subprocess.check_call([os.environ.get(tool.upper(), tool), *arguments])
         platform.toolchain_program(LocalBuildProducts(str(job.output)), "top")
     except NotImplementedError as error:
         raise BuildError(f"amaranth_boards cannot program {job.board.name}",
@@ -366,7 +393,7 @@ def publish(report: Report, result: Implementation, output: Path, work: Path,
     name = result.bitstream.name
     Cache.invalidate(output)
     for family in FAMILIES.values():        # those of another build
-        for old in {DESIGN, blank_name(family)} - set(kept):
+        for old in {DESIGN, WEIGHTS_FILE, blank_name(family)} - set(kept):
             (output / old).unlink(missing_ok=True)
     os.replace(result.bitstream, output / name)
     for new in kept:
@@ -377,6 +404,28 @@ def publish(report: Report, result: Implementation, output: Path, work: Path,
             file.write(text)
     Cache.write(output, (name, *kept, *texts), result=result.as_json(), **keys)
     return texts["report.json"], texts["report.txt"]
+
+
+def _flash_contents(job: _Job, chosen: Plan) -> bytes | None:
+    """What a design reads from the board's flash."""
+    if chosen.flash is None:
+        return None
+    name, _ = chosen.flash
+    layer = next(layer for layer in job.model.layers if layer.name == name)
+    framed = chosen.foldings[name]
+    assert isinstance(layer, (Convolution, Dense))
+    assert isinstance(framed, Framed)
+    return FrameEngine(FramedLayer(layer, job.model.source(layer), framed)).flash_contents
+
+
+def _flash_report(job: _Job, chosen: Plan, built: bool) -> dict[str, Any] | None:
+    contents = _flash_contents(job, chosen)
+    if contents is None or chosen.flash is None:
+        return None
+    name, flash = chosen.flash
+    return {"layer": name, "address": flash.address, "bytes": len(contents),
+            "mhz": round(chosen.clock_mhz / (2 * flash.half), 6),
+            "file": str((job.output / WEIGHTS_FILE).resolve()) if built else None}
 
 
 def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
@@ -401,7 +450,8 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
         link=link_report(job.board, float(chosen.clock_mhz), job.request.link),
         estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES},
         weights={"kind": job.request.weights, "shape": design.shape.hash if design else None,
-                 "reused": None})
+                 "reused": None},
+        flash=_flash_report(job, chosen, result is not None))
     if result is None:
         return report
     return dataclasses.replace(

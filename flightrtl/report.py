@@ -136,6 +136,9 @@ class Report:
         of its ``shape``, and the folder that it was ``reused`` from, if it was.
     link : mapping
         The line to a host: its ``kind``, with ``baud`` (``uart``) or ``max_sck_mhz`` (``spi``).
+    flash : mapping, optional
+        What else must be written to the board's flash: ``layer``, ``file`` (None in an estimate),
+        ``address``, ``bytes``, and the clock that it is read with, ``mhz``.
     """
 
     model: str
@@ -160,6 +163,7 @@ class Report:
     weights: Mapping[str, Any] = field(default_factory=lambda: {
         "kind": "fixed", "shape": None, "reused": None})
     link: Mapping[str, Any] = field(default_factory=dict)
+    flash: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
@@ -175,8 +179,8 @@ class Report:
             resources=data["resources"], fmax_mhz=data["fmax_mhz"], seed=data["seed"],
             tries={int(seed): fmax for seed, fmax in data["fmax_mhz_by_seed"].items()},
             critical_path=tuple(data["critical_path"]) if data["critical_path"] else None,
-            bitstream=data["bitstream"], weights=data["weights"],
-            link=data.get("link", {}))
+            bitstream=data["bitstream"], weights=data["weights"], link=data.get("link", {}),
+            flash=data.get("flash"))
 
     @property
     def inferences_per_second(self) -> float:
@@ -200,7 +204,7 @@ class Report:
             "latency_cycles": self.latency_cycles,
             "inferences_per_second": round(self.inferences_per_second, 3),
             "bitstream": self.bitstream, "weights": dict(self.weights),
-            "link": dict(self.link)} | (
+            "link": dict(self.link), "flash": None if self.flash is None else dict(self.flash)} | (
                 {"front": [{"cycles": point.cycles, "inferences_per_second": round(point.rate, 3),
                             "lut4": point.cost.lut4, "bram": point.cost.bram,
                             "dsp": point.cost.dsp} for point in self.front]} if self.front else {})
@@ -271,6 +275,11 @@ class Report:
             origin = self.weights["reused"]
             lines.append(f"weights     {self.weights['kind']}, shape {self.weights['shape']}"
                          + (f", in the design of {origin}" if origin else ""))
+        if self.flash is not None:
+            lines.append(
+                f"flash       weights of {self.flash['layer']}, {self.flash['bytes']:,} bytes at "
+                f"{self.flash['address']:#x}, read at {self.flash['mhz']:g} MHz"
+                + (f": {self.flash['file']}" if self.flash["file"] else ""))
         if self.bitstream:
             lines.append(f"bitstream   {self.bitstream}")
         return "\n".join(lines)

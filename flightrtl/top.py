@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import ClockDomain, Module, Signal
+from amaranth import ClockDomain, Const, Instance, Module, Signal
 from amaranth.build.res import ResourceError
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,6 +13,7 @@ from . import boards
 from .boards import Board, Led, Spi
 from .errors import BuildError, UserError
 from .gateware.clocking import ClockReset
+from .gateware.flash import FlashSignature
 from .gateware.link import Link
 from .gateware.loadablestream import LoadableStream, MemoryContents
 from .gateware.network import Network
@@ -48,11 +49,14 @@ class SerialNetwork(wiring.Component):
     -------
     winner : Out(unsigned)
         Class of the last image, 0 at first.
+    flash : Out(FlashSignature)
+        If a layer's weights are in a flash: to and from it.
     others
         The pins of ``transport``.
     """
 
     winner: Signal
+    flash: Any
 
     def __init__(self, model: Model, plan: Plan, transport: wiring.Component, *,
                  identity: Identity | None = None) -> None:
@@ -64,7 +68,9 @@ class SerialNetwork(wiring.Component):
                                queues=plan.queues)
         self.pins = {name: member for name, member in transport.signature.members.items()
                      if name not in ("i", "o", "lost")}
-        super().__init__({**self.pins, "winner": Out(self.frame.winner_bits)})
+        super().__init__({
+            **self.pins, "winner": Out(self.frame.winner_bits),
+            **({"flash": Out(FlashSignature())} if self.network.flashed else {})})
 
     @property
     def memories(self) -> list[LoadableStream | MemoryContents]:
@@ -81,6 +87,8 @@ class SerialNetwork(wiring.Component):
         wiring.connect(m, link.o, transport.i)
         wiring.connect(m, link.image, self.network.i)
         wiring.connect(m, self.network.o, link.result)
+        if self.network.flashed:
+            wiring.connect(m, self.network.flash, wiring.flipped(self.flash))
         m.d.comb += [link.lost.eq(transport.lost), self.winner.eq(link.winner)]
         for name, member in self.pins.items():
             inside, outside = getattr(transport, name), getattr(self, name)
@@ -173,6 +181,9 @@ class Top(wiring.Component):
             m.submodules.tx = tx = io.Buffer(io.Direction.Output, pins.tx)
             m.d.comb += [self.system.rx.eq(rx.i), tx.o.eq(self.system.tx)]
 
+        if self.system.network.flashed:
+            self._connect_flash(m, platform)
+
         requested: dict[tuple[str, int], Any] = {}
         leds = Signal(len(self.board.leds))
         m.d.comb += leds.eq(self.system.winner)
@@ -193,6 +204,25 @@ class Top(wiring.Component):
             m.d.comb += getattr(self.system, name).eq(buffer.i)
         m.submodules.cipo = cipo = io.Buffer(io.Direction.Output, pins.cipo)
         m.d.comb += [cipo.o.eq(self.system.cipo), cipo.oe.eq(self.system.cipo_oe)]
+
+    def _connect_flash(self, m: Module, platform: Any) -> None:
+        chip, flash = self.board.flash, self.system.flash
+        assert chip is not None         # the planner has asked for it
+        pins = platform.request(chip.resource, chip.number, dir="-")
+        outputs: dict[str, Any] = {"cs": flash.select, "copi": flash.data}
+        if hasattr(pins, "clk"):
+            outputs["clk"] = flash.clock
+        else:   # on ECP5 it is the pin of the configuration's clock, which has no other name
+            m.submodules.flash_clk = Instance("USRMCLK", i_USRMCLKI=flash.clock,
+                                              i_USRMCLKTS=Const(0))
+        # Neither protected nor held: their pins are active low, as the platform knows.
+        outputs |= {name: Const(0) for name in ("wp", "hold") if hasattr(pins, name)}
+        for name, value in outputs.items():
+            m.submodules[f"flash_{name}"] = buffer = io.Buffer(io.Direction.Output,
+                                                               getattr(pins, name))
+            m.d.comb += buffer.o.eq(value)
+        m.submodules.flash_cipo = cipo = io.Buffer(io.Direction.Input, pins.cipo)
+        m.d.comb += flash.q.eq(cipo.i)
 
     @staticmethod
     def _port(platform: Any, led: Led, requested: dict[tuple[str, int], Any]) -> Any:

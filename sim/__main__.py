@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target-rate", type=float, metavar="N",
                         help="inferences per second that the network is planned for (default: as "
                              "for a build)")
+    parser.add_argument("--flash", metavar="LAYER",
+                        help="as for a build: the layer whose weights are in the board's flash, "
+                             "or auto; the flash is simulated too")
     parser.add_argument("--trace-layers", action="store_true",
                         help="compare every value that a layer hands on with the golden model, "
                              "and name the first that differs")
@@ -125,10 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_room(model, options.images)
     images, labels = choose(model, options.images, dataset=options.dataset, folder=options.data,
                             seed=options.seed)
-    if options.target_rate is not None and options.level == "bitstream":
-        raise UserError("--target-rate is for --level rtl and netlist: a bitstream is that of the "
-                        "default build")
-    plan = planner.plan(model, board, target_rate=options.target_rate)
+    if options.level == "bitstream":
+        for name in ("target_rate", "flash"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for --level rtl and netlist: a "
+                                "bitstream is that of the default build")
+    plan = planner.plan(model, board, target_rate=options.target_rate, flash=options.flash)
     progress = Progress()
     recorded = _recorded(model.provenance, options)
     expected = plan.latency_cycles + (len(images) - 1) * plan.cycles_per_inference

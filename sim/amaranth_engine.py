@@ -14,10 +14,9 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
 
 from .engine import Stuck, Trace, Watch, nothing_moves, wrong_last
-from .observed import Observed
+from .observed import Observed, Simulated
 
 __all__ = ["simulate"]
 
@@ -25,7 +24,7 @@ _PERIOD = 1e-6  # simulated seconds per cycle; only waveforms show it
 _WATCH_CYCLES = 64  # between two looks at the progress
 
 
-def simulate(network: Network | Observed, images: IntArray, *, patience: int,
+def simulate(network: Simulated, images: IntArray, *, patience: int,
              watch: Watch | None = None, observe: Collection[str] = (),
              waveform: IO[str] | None = None, period: float = _PERIOD) -> Trace:
     """Run images through a network; see :class:`~sim.engine.Engine`.

@@ -34,7 +34,6 @@ from flightrtl.boards import Board
 from flightrtl.cache import file_digest
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
 from flightrtl.model import Model
 from flightrtl.progress import Progress
 from flightrtl.protocol import (
@@ -52,7 +51,7 @@ from flightrtl.toolchain import Tool
 from . import verilator
 from .engine import Trace, Watch
 from .netlist import library_cells
-from .observed import Observed
+from .observed import Observed, Simulated
 from .serial_line import SerialLine
 from .simulation import Design, Port
 
@@ -150,7 +149,7 @@ class BitstreamEngine:
         return round(10 * (frame.request_size + frame.answer_size) * self.chip.clock_mhz
                      * 1_000_000 / self.board.uart.baud)
 
-    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+    def __call__(self, network: Simulated, images: IntArray, *, patience: int,
                  watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         """Classify images over the serial port; of ``network`` only the model matters here."""
         if isinstance(network, Observed):

@@ -14,6 +14,7 @@ from flightrtl.top import SerialNetwork, serial_port
 
 from . import cxxrtl
 from .duplex import DuplexLine
+from .flash import with_flash
 from .simulation import Design
 
 __all__ = ["VirtualBoard", "compile_board"]
@@ -36,7 +37,7 @@ def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = N
     """
     design = SerialNetwork(model, plan, serial_port(plan.clock_mhz, baud or plan.board.uart.baud),
                            identity=Identity.of(model, sha256))
-    return cxxrtl.build(design, progress=progress)
+    return cxxrtl.build(with_flash(design), progress=progress)
 
 
 class VirtualBoard:

@@ -17,6 +17,7 @@ from flightrtl.model import Model
 from flightrtl.planner import Plan
 
 from .engine import Engine, Stuck, Trace, Watch
+from .flash import with_flash
 from .layers import Activity, activity
 from .observed import Observed
 from .tracing import LayerTraces, compare_layers
@@ -128,8 +129,8 @@ def compare(engine: Engine, model: Model, plan: Plan, images: IntArray, labels: 
         If the network is stuck; with ``trace_layers`` the message names the first layer that is
         wrong.
     """
-    network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
-                      queues=plan.queues)
+    network = with_flash(Network(model, plan.foldings, queues=plan.queues,
+                                 memory_register=plan.board.memory_register))
     # Nothing in a network pauses for longer than an image takes from end to end.
     patience = 4 * (plan.latency_cycles + plan.cycles_per_inference) + 1000
     expected = golden.run(model, images)

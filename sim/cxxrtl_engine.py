@@ -7,13 +7,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
 from flightrtl.progress import Progress
 
 from . import cxxrtl
 from .engine import Trace, Watch
 from .layers import count
-from .observed import Observed
+from .observed import Observed, Simulated
 from .parallel import run_images
 
 __all__ = ["CxxrtlEngine"]
@@ -34,7 +33,7 @@ class CxxrtlEngine:
         self._progress = progress
         self._threads = threads
 
-    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+    def __call__(self, network: Simulated, images: IntArray, *, patience: int,
                  watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         """Run images through a network; see :class:`~sim.engine.Engine`."""
         start = time.perf_counter()

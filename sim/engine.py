@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from flightrtl.errors import BuildError
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
 
-from .observed import Observed
+from .observed import Simulated
 
 __all__ = ["Engine", "Streams", "Stuck", "Trace", "Watch", "nothing_moves", "wrong_last"]
 
@@ -150,7 +149,7 @@ class Engine(Protocol):
 
     Parameters
     ----------
-    network : Network or Observed
+    network : Network, Flashed or Observed
         The gateware.
     images : array of integers, (images, height, width, channels)
         Fed back to back, a value in every cycle in which the network takes one.
@@ -167,6 +166,6 @@ class Engine(Protocol):
         If the network is stuck.
     """
 
-    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+    def __call__(self, network: Simulated, images: IntArray, *, patience: int,
                  watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from flightrtl.check import LAYER_TYPES
 from flightrtl.formats import IntArray
-from flightrtl.gateware.engine import LayerEngine
+from flightrtl.gateware import Folding, Framed, FrameEngine, LayerEngine
 from flightrtl.model import Concat, Layer
 from flightrtl.report import table
 
@@ -178,16 +178,19 @@ def _row(network: Observed, name: str, counted: dict[str, int]) -> LayerActivity
     layer = next(layer for layer in model.layers if layer.name == name)
     kind = next(kind for kind, cls in LAYER_TYPES.items() if type(layer) is cls)
     stage = network.network.stages[name]
-    if not isinstance(stage, LayerEngine):
+    if not isinstance(stage, (LayerEngine, FrameEngine)):
         return LayerActivity(name=name, type=kind, lanes=0, simd=0, work=None,
                              needs=_needs(network, layer),
                              **counted)
-    folded = stage.folded
-    lanes, simd = folded.folding.lanes, folded.folding.simd
-    lane_cycles = counted["busy"] * lanes * simd * folded.folding.pixels
-    work = folded.terms / lane_cycles if lane_cycles else 0.0
-    return LayerActivity(name=name, type=kind, lanes=lanes, simd=simd, work=work,
-                         needs=folded.cycles, **counted)
+    choice: Folding | Framed
+    if isinstance(stage, LayerEngine):
+        choice, terms, needs = stage.folded.folding, stage.folded.terms, stage.folded.cycles
+    else:
+        choice, terms, needs = stage.framed.framed, stage.framed.terms, stage.framed.cycles
+    lane_cycles = counted["busy"] * choice.lanes * choice.simd * choice.pixels
+    work = terms / lane_cycles if lane_cycles else 0.0
+    return LayerActivity(name=name, type=kind, lanes=choice.lanes, simd=choice.simd, work=work,
+                         needs=needs, **counted)
 
 
 def _needs(network: Observed, layer: Layer) -> int:

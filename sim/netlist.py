@@ -29,7 +29,8 @@ from flightrtl.toolchain import Tool
 
 from . import verilator
 from .engine import Trace, Watch
-from .observed import Observed
+from .flash import Flashed
+from .observed import Observed, Simulated
 from .parallel import run_images
 from .simulation import Design, Port, Simulation
 
@@ -67,7 +68,7 @@ class NetlistEngine:
         self._progress = progress
         self._threads = threads
 
-    def __call__(self, network: Network | Observed, images: IntArray, *, patience: int,
+    def __call__(self, network: Simulated, images: IntArray, *, patience: int,
                  watch: Watch | None = None, observe: Collection[str] = ()) -> Trace:
         """Run images through a network's netlist; see :class:`~sim.engine.Engine`."""
         if isinstance(network, Observed):
@@ -79,13 +80,13 @@ class NetlistEngine:
                           build_seconds=time.perf_counter() - start)
 
 
-def compile_netlist(network: Network, board: Board, progress: Progress,
+def compile_netlist(network: Network | Flashed, board: Board, progress: Progress,
                     alter: Callable[[str], str] | None = None) -> Design:
     """Synthesize a network as a board's build does, and compile the netlist for simulation.
 
     Parameters
     ----------
-    network : Network
+    network : Network or Flashed
         Not elaborated before.
     board : Board
         Chooses the device, and the options for Yosys.
@@ -157,7 +158,7 @@ def _defines(board: Board) -> list[str]:
     return ["NO_ICE40_DEFAULT_ASSIGNMENTS", *([f"ICE40_{kind[1]}"] if kind else [])]
 
 
-def _ports(network: Network) -> list[Port]:
+def _ports(network: Network | Flashed) -> list[Port]:
     ports = [Port("rst", 1, "in")]
     for path, member, member_value in network.signature.flatten(network):
         value = Value.cast(member_value)

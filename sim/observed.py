@@ -15,10 +15,17 @@ from amaranth.lib.wiring import Out
 from numpy.typing import NDArray
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import ChannelConcat, Network, ResidualAdd
-from flightrtl.gateware.engine import LayerEngine
+from flightrtl.gateware import (
+    ChannelConcat,
+    FrameEngine,
+    LayerEngine,
+    Network,
+    ResidualAdd,
+)
 
-__all__ = ["COUNTED", "INPUT", "Observed"]
+from .flash import Flashed
+
+__all__ = ["COUNTED", "INPUT", "Observed", "Simulated"]
 
 COUNTED = ("busy", "starved", "stalled", "given")
 """What can be counted of each place: cycles in which it takes a word to work on, could take one
@@ -35,7 +42,7 @@ class Observed(wiring.Component):
 
     Parameters
     ----------
-    network : Network
+    network : Network or Flashed
         The gateware. It becomes part of this component.
 
     Members
@@ -54,7 +61,7 @@ class Observed(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | Flashed) -> None:
         self.network = network
         self.model = network.model
         self.places = (INPUT, *network.stages)
@@ -135,7 +142,8 @@ class Observed(wiring.Component):
             if isinstance(stage, (ResidualAdd, ChannelConcat)):
                 places[name] = stage.could, stage.has
             else:
-                place = stage.array.i if isinstance(stage, LayerEngine) else stage.i
+                place = (stage.array.i if isinstance(stage, (LayerEngine, FrameEngine))
+                         else stage.i)
                 places[name] = place.ready, place.valid
             tap = getattr(self, self.streams[name])
             m.d.comb += [tap.valid.eq(stage.o.valid), tap.ready.eq(stage.o.ready),
@@ -144,3 +152,7 @@ class Observed(wiring.Component):
             tap = getattr(self, self.work[name])
             m.d.comb += [tap.valid.eq(could), tap.ready.eq(has)]
         return m
+
+
+Simulated = Network | Flashed | Observed
+"""What a simulator runs images through."""

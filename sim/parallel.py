@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 
 from flightrtl.formats import IntArray
-from flightrtl.gateware import Network
 
 from .compiler import cores
 from .cxxrtl import unpack
 from .engine import Stuck, Trace, Watch, nothing_moves, wrong_last
-from .observed import Observed
+from .observed import Simulated
 from .simulation import Design, Simulation, StreamRun
 
 __all__ = ["cores", "run_images"]
@@ -35,7 +34,7 @@ class _Stop(Exception):
 class _Work:
     """The parts that are left, what came of the others, and how far all of it is."""
 
-    def __init__(self, design: Design, network: Network | Observed, images: IntArray,
+    def __init__(self, design: Design, network: Simulated, images: IntArray,
                  parts: list[slice], patience: int, observe: Collection[str],
                  prepare: Callable[[Simulation], None] | None) -> None:
         self.design = design
@@ -96,7 +95,7 @@ class _Work:
         return sum(cycles for cycles, _ in so_far), sum(done for _, done in so_far)
 
 
-def run_images(design: Design, network: Network | Observed, images: IntArray, *, patience: int,
+def run_images(design: Design, network: Simulated, images: IntArray, *, patience: int,
                watch: Watch | None = None, observe: Collection[str] = (),
                threads: int | None = None, build_seconds: float = 0.0,
                prepare: Callable[[Simulation], None] | None = None) -> Trace:
@@ -106,7 +105,7 @@ def run_images(design: Design, network: Network | Observed, images: IntArray, *,
     ----------
     design : Design
         Compiled at whatever level.
-    network : Network or Observed
+    network : Network, Flashed or Observed
         What it is made from: tells the sizes, and what a payload of ``o`` consists of.
     images, patience, watch, observe
         See :class:`~sim.engine.Engine`.

@@ -169,14 +169,14 @@ def serving(board: Served, *, link: Path | None = None) -> Iterator[Server]:
 
 
 def make_board(model: str, board: str, *, baud: int | None, target_rate: float | None = None,
-               progress: Progress) -> VirtualBoard:
+               flash: str | None = None, progress: Progress) -> VirtualBoard:
     """A virtual board with a model on it; the arguments are those of the command line."""
     if baud is not None and not 300 <= baud <= 100_000_000:
         raise UserError(f"--baud must be 300 to 100,000,000, not {baud:,}")
     network = modelfile.load(model)
     require_supported(network, link=True)
     compiler.find()
-    plan = planner.plan(network, boards.load(board), target_rate=target_rate)
+    plan = planner.plan(network, boards.load(board), target_rate=target_rate, flash=flash)
     progress.step(f"virtual {plan.board.name} with {network.name}")
     design = compile_board(network, plan, modelfile.sha256(model), baud=baud, progress=progress)
     progress.done()
@@ -197,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
                              "faster")
     parser.add_argument("--target-rate", type=float, metavar="N",
                         help="inferences per second that the network is planned for")
+    parser.add_argument("--flash", metavar="LAYER",
+                        help="as for a build: the layer whose weights are in the flash, or auto")
     parser.add_argument("--link", type=Path, metavar="PATH",
                         help="make a symbolic link to the port, for as long as it is there")
     parser.add_argument("--real-time", action="store_true",
@@ -211,7 +213,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     progress = Progress()
     board = make_board(options.model, options.board, baud=options.baud,
-                       target_rate=options.target_rate, progress=progress)
+                       target_rate=options.target_rate, flash=options.flash,
+                       progress=progress)
     server = Server(board, link=options.link, real_time=options.real_time)
     colour = colours(sys.stderr)
     try:

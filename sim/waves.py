@@ -23,6 +23,7 @@ from flightrtl.progress import Progress
 
 from .amaranth_engine import simulate
 from .engine import Watch
+from .flash import Flashed, with_flash
 
 __all__ = ["FORMATS", "check_path", "record", "record_image"]
 
@@ -45,13 +46,13 @@ def check_path(path: Path, form: str) -> None:
         _library()
 
 
-def record(network: Network, image: IntArray, path: Path, *, form: str, period: float,
+def record(network: Network | Flashed, image: IntArray, path: Path, *, form: str, period: float,
            patience: int, watch: Watch | None = None) -> BuildError | None:
     """Simulate one image from reset and write what every signal does meanwhile.
 
     Parameters
     ----------
-    network : Network
+    network : Network or Flashed
         The gateware.
     image : array of integers, (height, width, channels)
         The image.
@@ -98,8 +99,8 @@ def record_image(plan: Plan, model: Model, images: IntArray, number: int, path: 
     progress : Progress
         Where to tell.
     """
-    network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
-                      queues=plan.queues)
+    network = with_flash(Network(model, plan.foldings, queues=plan.queues,
+                                 memory_register=plan.board.memory_register))
     progress.step(f"recording image {number} of {len(images):,} in {path}, "
                   f"{plan.latency_cycles:,} cycles from reset")
 

@@ -425,6 +425,50 @@ def test_programming(command, fakes, tmp_path, monkeypatch):
     assert (tmp_path / "loaded").read_text() == f"bits of seed {SEED}"
 
 
+def test_weights_in_the_flash(command, fakes, tmp_path, monkeypatch):
+    """They are in a file of their own, which the programmer gets first, with its address."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    programmer = tmp_path / "programmer"
+    programmer.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    programmer.chmod(0o755)
+    monkeypatch.setenv("ICEPROG", str(programmer))
+    name = small_model().layers[-1].name
+    status, printed, _ = command("--output", out, "--flash", name, "--program", "--json")
+    assert status == 0
+    report = json.loads(printed)
+    flash, layer = report["flash"], report["model"]["layers"][-1]
+    assert (flash["layer"], flash["address"]) == (name, 0x100000)
+    assert flash["mhz"] == pytest.approx(39.75 / 2)
+    assert Path(flash["file"]).stat().st_size == flash["bytes"] >= layer["weight_read_bits"] // 8
+    assert layer["dataflow"] == "frame"
+    first, second = log.read_text().splitlines()
+    assert first == f"-o {0x100000} {out / 'weights.bin'}"
+    assert second.endswith("top.bin")
+    assert f"{flash['bytes']:,} bytes at 0x100000, read at 19.875 MHz" in (
+        out / "report.txt").read_text()
+    # Other weights of the same shape are the same design, but not the same file.
+    before = (out / "weights.bin").read_bytes()
+    assert any(before)
+    (out / "weights.bin").write_bytes(b"")
+    assert command("--output", out, "--flash", name)[0] == 0
+    assert (out / "weights.bin").read_bytes() == before
+    assert command("--output", out)[0] == 0
+    assert "weights.bin" not in names(out)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--flash", "nowhere"], "--flash takes one layer.*auto or .*not 'nowhere'"),
+    (["--flash", "auto", "--weights", "replaceable"], "leave out --weights replaceable"),
+    (["--flash", "auto", "--board", "versa_ecp5"], r"no flash for weights: add \[flash\]"),
+    (["--flash", "LAST", "--verilog", "x.v"], "leave out --verilog, or --flash"),
+])
+def test_no_weights_in_the_flash(command, arguments, message):
+    name = small_model().layers[-1].name
+    status, _, err = command("--estimate", *(each.replace("LAST", name) for each in arguments))
+    assert status == 2
+    assert re.search(message, err), err
+
+
 # Interruption
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

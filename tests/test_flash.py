@@ -3,13 +3,10 @@
 
 import numpy as np
 import pytest
-from amaranth import Module
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
 
 from flightrtl import golden
 from flightrtl.formats import ActivationFormat
-from flightrtl.gateware import FlashReader, Framed, FramedLayer, FrameEngine
+from flightrtl.gateware import Flash, FlashReader, Framed, FramedLayer, FrameEngine
 from flightrtl.model import TensorType
 from tests.models import random_layer, random_map
 from tests.streams import run_streams
@@ -24,7 +21,7 @@ def flash(reader, contents, delay=0):
         late = [0] * delay
         place = 0
         async for _, _, selected, now, data in ctx.tick().sample(
-                reader.select, reader.clock, reader.data):
+                reader.flash.select, reader.flash.clock, reader.flash.data):
             if not selected:
                 if received:
                     assert not now, "the clock rests low"
@@ -47,7 +44,7 @@ def flash(reader, contents, delay=0):
             clock = now
             if len(late) > 1:
                 late.pop(0)
-            ctx.set(reader.q, late[0] if late else 0)
+            ctx.set(reader.flash.q, late[0] if late else 0)
     return bench, state
 
 
@@ -57,7 +54,7 @@ def flash(reader, contents, delay=0):
 def test_words_come_round_and_round(width, half, address, stall):
     rng = np.random.default_rng(width)
     words = [int(word) for word in rng.integers(0, 1 << width, 5)]
-    reader = FlashReader(width, 5, address=address, half=half, rest=9)
+    reader = FlashReader(width, 5, Flash(address, half, rest=9, wake=7))
     contents = bytes(address) + reader.image(words) + b"\xA5" * 8
     bench, state = flash(reader, contents)
     run = run_streams(reader, {}, {"o": 12}, beside=[bench], stall=stall, idle=0)
@@ -65,32 +62,8 @@ def test_words_come_round_and_round(width, half, address, stall):
     assert state["commands"] == [0xAB, 0x03, 0x03, 0x03]
     if not stall:
         assert np.diff(run.cycles["o"])[:4].tolist() == [
-            reader.bytes * 16 * half + (half == 1)] * 4
-        # A rest, the command and a word.
-        assert run.cycles["o"][5] - run.cycles["o"][4] == (
-            9 + (64 + 16 * reader.bytes) * half)
-
-
-class FlashedEngine(wiring.Component):
-    """An engine whose weights come from a flash."""
-
-    i: stream.Interface
-    o: stream.Interface
-
-    def __init__(self, framed):
-        self.engine = FrameEngine(framed)
-        self.reader = FlashReader(self.engine.weights.payload.shape(), len(self.engine.words),
-                                  address=0x100, rest=5)
-        super().__init__({"i": In(self.engine.i.signature.flip()),
-                          "o": Out(self.engine.o.signature)})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.engine, m.submodules.reader = self.engine, self.reader
-        wiring.connect(m, wiring.flipped(self.i), self.engine.i)
-        wiring.connect(m, self.reader.o, self.engine.weights)
-        wiring.connect(m, self.engine.o, wiring.flipped(self.o))
-        return m
+            reader.bytes * 16 * half] * 4
+        assert run.cycles["o"][5] - run.cycles["o"][0] == reader.source.cycles(5, reader.bytes)
 
 
 def test_engine_with_weights_in_flash():
@@ -100,8 +73,8 @@ def test_engine_with_weights_in_flash():
     layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=(2, 2),
                          stride=(1, 1), padding=(1, 0, 0, 1), k=[1, 2, 1], exponent_bits=3,
                          output=ActivationFormat(5))
-    dut = FlashedEngine(FramedLayer(layer, source, Framed(2, 2, external=True)))
-    bench, _ = flash(dut.reader, bytes(0x100) + dut.reader.image(dut.engine.words))
+    dut = FrameEngine(FramedLayer(layer, source, Framed(2, 2, flash=Flash(0x100, rest=5))))
+    bench, _ = flash(dut, bytes(0x100) + dut.flash_contents)
     maps = random_map(rng, source, 2)
     expected = golden.apply(layer, maps)
     run = run_streams(dut, {"i": maps.ravel().tolist()}, {"o": expected.size}, beside=[bench],
@@ -111,7 +84,7 @@ def test_engine_with_weights_in_flash():
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"count": 0}, "count must be 1 to"),
-    ({"count": 3, "address": 0xFFFFFA}, "3 words of 3 bytes at address 0xfffffa do not end"),
+    ({"count": 3, "source": Flash(0xFFFFFA)}, "3 words of 3 bytes at address 0xfffffa do not end"),
 ])
 def test_bad_parameters(parameters, message):
     with pytest.raises(ValueError, match=message):

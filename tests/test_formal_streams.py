@@ -34,6 +34,7 @@ from flightrtl.gateware import (
     ConvolutionEngine,
     DenseEngine,
     FilterScheduler,
+    Flash,
     FlashReader,
     FoldedLayer,
     Folding,
@@ -406,9 +407,10 @@ CASES = {
         unstable=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.i.valid)", PAYLOAD),
         waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
     "FlashReader": Case(
-        FlashReader, {"shape": 2, "count": 1, "rest": 1}, patience=104, reach=112,
+        FlashReader, {"shape": 2, "count": 1, "source": Flash(rest=1, wake=1)},
+        patience=104, reach=112,
         unstable=("with m.If(~self.o.valid | self.o.ready):",
-                  "with m.If(~self.o.valid | self.clock):", VALID),
+                  "with m.If(~self.o.valid | flash.clock):", VALID),
         waits=("self.o.valid.eq(full)", "self.o.valid.eq(full & self.o.ready)")),
     "FrameDrain": Case(
         FrameDrain, {"drain": [[(True, 0), (True, None)], [(True, 1), (False, 2)]], "pixels": 2,

@@ -10,9 +10,11 @@ from amaranth.sim import Simulator
 from flightrtl import boards, golden
 from flightrtl.errors import BuildError, UserError
 from flightrtl.gateware.uart import Uart
+from flightrtl.model import WeightedLayer
 from flightrtl.planner import plan
 from flightrtl.protocol import FLAG, Counters, Decoder, Frame, Identity, Reply, Type, request
 from flightrtl.top import SerialNetwork, Top, serial_port
+from sim.flash import with_flash
 from tests.models import random_images, random_model
 from tests.streams import PERIOD
 from tests.test_planner import two_layers
@@ -83,6 +85,24 @@ def test_every_logit_over_the_wire_is_the_golden_model_s(seed, bits):
             assert got == expected
             assert winner == int(np.argmax(expected))
             assert ctx.get(dut.winner) == winner
+
+    converse(dut, bench)
+
+
+def test_weights_from_a_flash():
+    """The design and the flash of the board: every logit, over the wire."""
+    model = small_model(1, activation_bits=4)
+    images = random_images(np.random.default_rng(1), model, 2)
+    logits = golden.run(model, images)
+    frame, board = Frame.of(model), boards.load("icebreaker")
+    layer = next(layer.name for layer in model.layers if isinstance(layer, WeightedLayer))
+    chosen = plan(model, board, flash=layer)
+    dut = with_flash(SerialNetwork(model, chosen, serial_port(chosen.clock_mhz, FAST)))
+    dut.transport = dut.design.transport
+
+    async def bench(host, ctx):
+        for n, (image, expected) in enumerate(zip(images, logits.tolist(), strict=True)):
+            assert frame.parse(await host.ask(frame.request(n, image)))[1] == expected
 
     converse(dut, bench)
 
@@ -282,6 +302,26 @@ def test_a_board_without_pins_for_spi():
         wrong = replace(board, spi=replace(board.spi, **change))
         with pytest.raises(UserError, match=f"has not the pins that .spi. names.*{message}"):
             wrong.make_platform().prepare(Top(model, chosen, wrong, link="spi"))
+
+
+@pytest.mark.parametrize("name", [name for name in boards.names() if boards.load(name).flash])
+def test_the_pins_of_the_flash(name):
+    board = boards.load(name)
+    model = random_model(np.random.default_rng(10), input_shape=(5, 4, 2), kinds=["dense"],
+                         classes=4, activation_bits=8, exponent_bits=3)
+    chosen = plan(model, board, flash=model.layers[-1].name)
+    files = board.make_platform().prepare(Top(model, chosen, board)).files
+    constraints = next(text for file, text in files.items() if file.endswith((".pcf", ".lpf")))
+    text = constraints if isinstance(constraints, str) else constraints.decode()
+    pins = re.findall(rf"(?:set_io|LOCATE COMP) \"?{board.flash.resource}_0__(\w+?)__", text)
+    design = next(text for file, text in files.items() if file.endswith(".il"))
+    design = design if isinstance(design, str) else design.decode()
+    expected = {"cs", "copi", "cipo"}
+    if board.family == "ecp5":
+        assert "cell \\USRMCLK" in design
+    else:
+        expected.add("clk")
+    assert expected <= set(pins) <= expected | {"wp", "hold"}
 
 
 def test_a_baud_rate_that_the_clock_does_not_give_is_refused():

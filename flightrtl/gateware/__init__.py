@@ -24,7 +24,7 @@ from .concat import ChannelConcat
 from .csr import CsrNarrow, CsrSignature
 from .delayline import DelayLine
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
-from .flash import FlashReader
+from .flash import Flash, FlashReader, FlashSignature
 from .folding import FoldedLayer, Folding
 from .fork import StreamFork
 from .framebuffer import FrameBuffer
@@ -61,7 +61,8 @@ from .xnor import XnorPE
 __all__ = [
     "Argmax", "AxiStreamNetwork", "AxiStreamSignature", "ChannelConcat", "ChannelGatherer",
     "ChannelSerializer", "ConvolutionEngine", "CsrNarrow", "CsrNetwork", "CsrSignature",
-    "DelayLine", "DenseEngine", "FilterScheduler", "FlashReader", "FoldedLayer", "Folding",
+    "DelayLine", "DenseEngine", "FilterScheduler", "Flash", "FlashReader", "FlashSignature",
+    "FoldedLayer", "Folding",
     "FrameBuffer", "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired",
     "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "ImageQueue", "LayerEngine",
     "LoadableStream", "MapReorder", "MaxPooling", "MultiplyPE", "Network", "NetworkRegisters",

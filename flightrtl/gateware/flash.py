@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal, Value
@@ -12,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer
 
-__all__ = ["READ", "FlashReader"]
+__all__ = ["READ", "Flash", "FlashReader", "FlashSignature"]
 
 READ = 0x03
 """The command to read, which every SPI flash with 24-bit addresses has. It is for clocks of some
@@ -20,6 +21,54 @@ tens of MHz: the data sheet has the limit as that of "Read Data (03h)"."""
 
 WAKE = 0xAB
 """The command to leave the power-down in which a flash may be after configuration."""
+
+
+@dataclass(frozen=True)
+class Flash:
+    """Where words are in a serial flash, and how fast it is read.
+
+    Parameters
+    ----------
+    address : int
+        Of the first byte, 24 bits.
+    half : int
+        Clock cycles of half a period of the flash's clock, 1 or more: the flash's clock is the
+        design's by ``2 * half``.
+    rest : int
+        Cycles for which the flash is not selected between two rounds: 50 ns or 100.
+    wake : int
+        Cycles before and after the command to wake up, which takes a flash up to 30 us.
+    """
+
+    address: int = 0
+    half: int = 1
+    rest: int = 8
+    wake: int = 256
+
+    def __post_init__(self) -> None:
+        _integer(self.address, "address", 0, (1 << 24) - 1)
+        _integer(self.half, "half", 1, 1 << 16)
+        _integer(self.rest, "rest", 1, 1 << 24)
+        _integer(self.wake, "wake", 1, 1 << 24)
+
+    def cycles(self, count: int, size: int) -> int:
+        """Cycles of a round of ``count`` words of ``size`` bytes, if none has to wait."""
+        return self.rest + 2 * self.half * (32 + 8 * size * count)
+
+
+class FlashSignature(wiring.Signature):
+    """The pins of an SPI flash, as the side that reads sees them.
+
+    Members
+    -------
+    clock, select, data : Out(1)
+        The flash's clock, its select (1: selected; invert it for the pin), and what is sent to it.
+    q : In(1)
+        What the flash sends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"clock": Out(1), "select": Out(1), "data": Out(1), "q": In(1)})
 
 
 class _State(enum.Enum):
@@ -33,15 +82,15 @@ class FlashReader(wiring.Component):
 
     The flash is woken up first. Then one READ command (mode 0, most significant bit first) brings
     all words, each in as many bytes as it takes, the first byte in its lowest bits. After the
-    last word it begins anew. A word waits to be taken while the next one arrives; after that the
-    flash's clock stands still. What the flash sends is read at the end of each period, so that
-    the way there and back may take as long as that.
+    last word it begins anew. A word waits to be taken, and the next one too; before the first
+    byte of a third is complete the flash's clock stands still. What the flash sends is read at
+    the end of each period, so that the way there and back may take as long as that.
 
-    Cost: counters, and two registers of a word: for words of 48 bits 75 LUT4 and 142 flip-flops on
-    iCE40, 77 and 142 on ECP5 (``python -m benchmarks components``). Latency: the first word is
-    valid after two rests, 40 bits and its own. Throughput: a word in
-    ``8 * bytes`` periods of ``2 * half`` cycles, and a cycle more if ``half`` is 1; each round
-    takes a rest and 32 periods more.
+    Cost: counters, and two registers of a word: for words of 48 bits 77 LUT4 and 142 flip-flops on
+    iCE40, 85 and 142 on ECP5 (``python -m benchmarks components``). Latency: the first word is
+    valid after two times ``wake``, 40 bits and its own. Throughput: a word in ``8 * bytes``
+    periods of ``2 * half`` cycles; each round takes a rest and 32 periods more
+    (:meth:`Flash.cycles`).
 
     Parameters
     ----------
@@ -49,22 +98,15 @@ class FlashReader(wiring.Component):
         Of a word.
     count : int
         Words, 1 or more.
-    address : int
-        Of the first byte, 24 bits.
-    half : int
-        Clock cycles of half a period of the flash's clock, 1 or more: the flash's clock is the
-        design's by ``2 * half``.
-    rest : int
-        Cycles for which the flash is not selected before a command: it takes 3 us to wake up.
+    source : Flash
+        Where they are, and how fast they come.
 
     Members
     -------
     o : Out(stream) of ``shape``
         The words.
-    clock, select, data : Out(1)
-        The flash's clock, its select (1: selected; invert it for the pin), and what is sent to it.
-    q : In(1)
-        What the flash sends.
+    flash : Out(FlashSignature)
+        To and from the flash.
 
     Raises
     ------
@@ -73,43 +115,38 @@ class FlashReader(wiring.Component):
     """
 
     o: stream.Interface
-    clock: Signal
-    select: Signal
-    data: Signal
-    q: Signal
+    flash: Any
 
-    def __init__(self, shape: ShapeLike, count: int, *, address: int = 0, half: int = 1,
-                 rest: int = 256) -> None:
+    def __init__(self, shape: ShapeLike, count: int, source: Flash = Flash()) -> None:
         self.count = _integer(count, "count", 1, 1 << 24)
-        self.address = _integer(address, "address", 0, (1 << 24) - 1)
-        self.half = _integer(half, "half", 1, 1 << 16)
-        self.rest = _integer(rest, "rest", 1, 1 << 24)
-        super().__init__({"o": Out(stream.Signature(shape)), "clock": Out(1), "select": Out(1),
-                          "data": Out(1), "q": In(1)})
+        self.source = source
+        super().__init__({"o": Out(stream.Signature(shape)), "flash": Out(FlashSignature())})
         self.width = len(Value.cast(self.o.payload))
         self.bytes = -(-self.width // 8)
         """Bytes of a word."""
-        if self.address + self.count * self.bytes > 1 << 24:
-            raise ValueError(f"{self.count} words of {self.bytes} bytes at address {address:#x} do "
-                             "not end within 16 MiB, which is all that 24 bits of address reach")
+        if source.address + self.count * self.bytes > 1 << 24:
+            raise ValueError(f"{self.count} words of {self.bytes} bytes at address "
+                             f"{source.address:#x} do not end within 16 MiB, which is all that "
+                             "24 bits of address reach")
 
     def image(self, words: Sequence[int]) -> bytes:
-        """The flash's contents from ``address`` on, for packed words."""
+        """The flash's contents from the address on, for packed words."""
         if len(words) != self.count:
             raise ValueError(f"there must be {self.count} words, not {len(words)}")
         return b"".join(int(word).to_bytes(self.bytes, "little") for word in words)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        source, flash = self.source, self.flash
         state, woken, reads = Signal(_State), Signal(), Signal()
         sent = Signal(32, reset_less=True)
         bits = Signal(range(max(32, 8 * self.bytes)))
         words = Signal(range(self.count))
-        wait = Signal(range(max(self.half, self.rest)), init=self.rest - 1)
+        wait = Signal(range(max(source.half, source.rest, source.wake)), init=source.wake - 1)
         # A byte arrives from its highest bit on, but bytes from the lowest one on.
         byte, got = Signal(7, reset_less=True), Signal(8 * self.bytes, reset_less=True)
         full = Signal()
-        m.d.comb += self.data.eq(sent[-1])
+        m.d.comb += flash.data.eq(sent[-1])
 
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [self.o.valid.eq(full), full.eq(0),
@@ -118,17 +155,17 @@ class FlashReader(wiring.Component):
             m.d.sync += wait.eq(wait - 1)
         with m.Elif(state == _State.REST):
             m.d.sync += [
-                state.eq(_State.SEND), self.select.eq(1), woken.eq(1), reads.eq(woken),
-                wait.eq(self.half - 1),
-                sent.eq(Mux(woken, READ << 24 | self.address, WAKE << 24)),
+                state.eq(_State.SEND), flash.select.eq(1), woken.eq(1), reads.eq(woken),
+                wait.eq(source.half - 1),
+                sent.eq(Mux(woken, READ << 24 | source.address, WAKE << 24)),
                 bits.eq(Mux(woken, 31, 7)),
             ]
-        with m.Elif(~full):
-            m.d.sync += [self.clock.eq(~self.clock), wait.eq(self.half - 1)]
-            with m.If(self.clock):
-                m.d.sync += [sent.eq(sent << 1), byte.eq(Cat(self.q, byte)), bits.eq(bits - 1)]
+        with m.Elif(~(full & flash.clock & (bits[:3] == 0))):
+            m.d.sync += [flash.clock.eq(~flash.clock), wait.eq(source.half - 1)]
+            with m.If(flash.clock):
+                m.d.sync += [sent.eq(sent << 1), byte.eq(Cat(flash.q, byte)), bits.eq(bits - 1)]
                 with m.If(bits[:3] == 0):
-                    m.d.sync += got.eq(Cat(got, self.q, byte)[8:])
+                    m.d.sync += got.eq(Cat(got, flash.q, byte)[8:])
                 with m.If(bits == 0):
                     self._command_or_word_ends(m, state, reads, bits, words, full, wait)
         return m
@@ -148,4 +185,5 @@ class FlashReader(wiring.Component):
         with m.Else():
             m.d.comb += rests.eq(1)
         with m.If(rests):
-            m.d.sync += [state.eq(_State.REST), self.select.eq(0), wait.eq(self.rest - 1)]
+            m.d.sync += [state.eq(_State.REST), self.flash.select.eq(0),
+                         wait.eq(Mux(reads, self.source.rest - 1, self.source.wake - 1))]

@@ -16,6 +16,7 @@ from ..formats import IntArray, signed_bits
 from .array import PEArray
 from .buffer import StreamBuffer
 from .engine import filter_offsets, sum_range
+from .flash import FlashReader, FlashSignature
 from .framebuffer import FrameBuffer
 from .framedrain import FrameDrain
 from .framing import FramedLayer
@@ -33,8 +34,9 @@ class FrameEngine(wiring.Component):
     """A weighted layer as a pipeline: frame buffer and weights, array, drain, requantizer, map.
 
     A weight word is held until all output pixels have met it. So each is read once per image, and
-    from a source as slow as a word in :attr:`FramedLayer.pixels` cycles: block RAM, or with
-    ``external`` a stream from elsewhere. If that is slower the engine waits.
+    from a source as slow as a word in :attr:`FramedLayer.pixels` cycles: block RAM, with
+    ``flash`` an SPI flash, or with ``external`` a stream from elsewhere. If that is slower the
+    engine waits.
 
     Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights on 7x7 measure
     1,170 LUT4 and 14 block RAMs on iCE40, 1,122 and 6 on ECP5 (``python -m benchmarks
@@ -52,6 +54,8 @@ class FrameEngine(wiring.Component):
         The input map by row, column, channel.
     weights : In(stream) of ``lanes`` times ``simd`` codes
         Only with ``external``: :attr:`words`, again for each image.
+    flash : Out(FlashSignature)
+        Only with ``flash``: to and from the flash that has :attr:`flash_contents`.
     o : Out(stream) of the layer's activation
         The output map by row, column, filter.
     """
@@ -59,6 +63,7 @@ class FrameEngine(wiring.Component):
     i: stream.Interface
     o: stream.Interface
     weights: stream.Interface
+    flash: Any
 
     def __init__(self, framed: FramedLayer) -> None:
         layer, source, chosen = framed.layer, framed.source, framed.framed
@@ -88,16 +93,26 @@ class FrameEngine(wiring.Component):
                           framed.term)
         """The weight words in the order in which they are needed, packed."""
         word = data.ArrayLayout(data.ArrayLayout(framed.term.code_bits, chosen.simd), chosen.lanes)
-        self.rom = None if chosen.external else RomStream(word, self.words, register=register)
-        members = {"i": In(map_signature(source.format)), "o": Out(map_signature(layer.output))}
+        self.reader = FlashReader(word, len(self.words), chosen.flash) if chosen.flash else None
+        self.rom = (None if chosen.external or chosen.flash else
+                    RomStream(word, self.words, register=register))
+        members: dict[str, Any] = {"i": In(map_signature(source.format)),
+                                   "o": Out(map_signature(layer.output))}
         if chosen.external:
             members["weights"] = In(stream.Signature(word))
+        if chosen.flash:
+            members["flash"] = Out(FlashSignature())
         super().__init__(members)
 
     @property
     def buffer_bits(self) -> int:
         """Bits of all memories but the weights'."""
         return self.framed.buffer_bits(self.width)
+
+    @property
+    def flash_contents(self) -> bytes:
+        """What must be in the flash, from its address on."""
+        return self.reader.image(self.words) if self.reader else b""
 
     def compute(self, images: ArrayLike) -> IntArray:
         """Maps (n, height, width, filters) of (n, height, width, channels) inputs.
@@ -128,11 +143,16 @@ class FrameEngine(wiring.Component):
         m.submodules.drain = drain = self.drain
         m.submodules.requantizer = requantizer = self.requantizer
         m.submodules.last = last = self.last
-        if self.rom is None:
-            weights: Any = self.weights
-        else:
+        weights: Any
+        if self.reader is not None:
+            m.submodules.reader = self.reader
+            wiring.connect(m, self.reader.flash, wiring.flipped(self.flash))
+            weights = self.reader.o
+        elif self.rom is not None:
             m.submodules.rom = self.rom
             weights = self.rom.o
+        else:
+            weights = self.weights
         wiring.connect(m, wiring.flipped(self.i), gatherer.i)
         wiring.connect(m, gatherer.o, frame.i)
         # A pass ends only where a filter does: before, its sums go on in the next one.

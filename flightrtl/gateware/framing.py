@@ -10,6 +10,7 @@ import numpy as np
 from ..formats import IntArray, WeightFormat, _integer
 from ..model import Convolution, Dense, TensorType
 from .delayline import DelayLine
+from .flash import Flash
 from .processing import code_offsets, processing_element
 
 __all__ = ["Framed", "FramedLayer"]
@@ -30,12 +31,15 @@ class Framed:
         with 1 afterwards.
     external : bool
         Whether the weights come from outside, over a stream of their own, and not from block RAM.
+    flash : Flash, optional
+        Where they are in an SPI flash, if they come from there.
     """
 
     lanes: int
     simd: int
     frames: int = 1
     external: bool = False
+    flash: Flash | None = None
 
     def __post_init__(self) -> None:
         _integer(self.lanes, "lanes", 1, 1 << 16)
@@ -43,6 +47,11 @@ class Framed:
         _integer(self.frames, "frames", 1, 2)
         if not isinstance(self.external, bool):
             raise TypeError(f"external must be True or False, not {self.external!r}")
+        if self.flash is not None and not isinstance(self.flash, Flash):
+            raise TypeError(f"flash must be a Flash or None, not {self.flash!r}")
+        if self.flash is not None and self.external:
+            raise ValueError("weights come from a flash or over a stream: leave out flash or "
+                             "external")
 
     @property
     def pixels(self) -> int:
@@ -107,6 +116,11 @@ class FramedLayer:
     def words(self) -> int:
         """Weight words of a pass."""
         return self.layer.taps // self.framed.simd
+
+    @property
+    def word_bits(self) -> int:
+        """Of a weight word, for all lanes."""
+        return self.framed.lanes * self.framed.simd * self.term.code_bits
 
     @property
     def pixels(self) -> int:
@@ -215,8 +229,7 @@ class FramedLayer:
     @property
     def weight_read_bits(self) -> int:
         """Bits of weights read for one inference: every word once."""
-        return (self.passes * self.words * self.framed.lanes * self.framed.simd
-                * self.term.code_bits)
+        return self.passes * self.words * self.word_bits
 
     @property
     def stages(self) -> int:
@@ -271,8 +284,17 @@ class FramedLayer:
         """Cycles between images, if neither they nor their results are held up.
 
         With two frames, an image is computed while the next one arrives; with one they take
-        turns: the next one arrives from the last read of the frame on.
+        turns: the next one arrives from the last read of the frame on. With a flash it is at
+        least that, and at least as long as the flash takes; if both are near to each other the
+        engine may wait now for one and now for the other.
         """
+        flash = self.framed.flash
+        words = flash.cycles(self.passes * self.words, -(-self.word_bits // 8)) if flash else 0
+        return max(self._cycles, words)
+
+    @property
+    def _cycles(self) -> int:
+        """The same with weights that are always there."""
         simd, size = self.framed.simd, self.source.size
         if self.framed.frames == 2:
             return max(size, self.compute_cycles)

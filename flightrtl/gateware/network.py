@@ -34,6 +34,7 @@ from .argmax import Argmax
 from .concat import ChannelConcat
 from .dataflow import Depths, completes, direct, least_depths
 from .engine import ConvolutionEngine, DenseEngine, LayerEngine
+from .flash import FlashSignature
 from .folding import FoldedLayer
 from .fork import StreamFork
 from .frameengine import FrameEngine
@@ -182,6 +183,9 @@ class Network(wiring.Component):
     weights_NAME : In(stream)
         For each layer that is :class:`~flightrtl.gateware.framing.Framed` with ``external``, its
         weights, see :class:`~flightrtl.gateware.frameengine.FrameEngine`.
+    flash : Out(FlashSignature)
+        If a layer is :class:`~flightrtl.gateware.framing.Framed` with ``flash``: to and from the
+        flash.
     write : In(WriteSignature)
         Of a writable model only: into :attr:`memories`, while no image is in the network.
 
@@ -190,8 +194,8 @@ class Network(wiring.Component):
     ValueError
         If a layer has no folding, a folding no layer, a folding does not fit its layer, the
         layers do not agree on the pixels of a transfer
-        (:func:`~flightrtl.gateware.transfers.stream_pixels`), one is hard-wired in a network
-        with branches, or ``queues`` leaves one of
+        (:func:`~flightrtl.gateware.transfers.stream_pixels`), two read their weights from a
+        flash, one is hard-wired in a network with branches, or ``queues`` leaves one of
         its joins out or would let the network deadlock.
     ModelError
         If there is no gateware for a layer.
@@ -199,6 +203,7 @@ class Network(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
+    flash: Any
     write: Any
 
     def __init__(self, model: Model, foldings: Mapping[str, LayerChoice], *,
@@ -234,12 +239,20 @@ class Network(wiring.Component):
         self.argmax = Argmax(width=model.output.format.bits, count=model.output.size)
         self.external = {name: stage for name, stage in simple.items()
                          if isinstance(stage, FrameEngine) and stage.rom is None}
-        """Layers whose weights come from outside."""
+        """Layers whose weights come from outside, over a stream or from a flash."""
+        flashed = [stage for stage in self.external.values() if stage.reader]
+        if len(flashed) > 1:
+            raise ValueError(f"layers {flashed[0].framed.layer.name!r} and "
+                             f"{flashed[1].framed.layer.name!r} take their weights from a flash: "
+                             "there is one flash, for one layer")
+        self.flashed = flashed[0] if flashed else None
+        """The engine whose weights come from a flash."""
         super().__init__({
             "i": In(stream.Signature(activation_shape(model.input.format))),
             "o": Out(self.argmax.o.signature),
             **{f"weights_{name}": In(stage.weights.signature.flip())
-               for name, stage in self.external.items()},
+               for name, stage in self.external.items() if not stage.reader},
+            **({"flash": Out(FlashSignature())} if self.flashed else {}),
             **({"write": In(WriteSignature())} if self.writable else {}),
         })
 
@@ -321,10 +334,12 @@ class Network(wiring.Component):
                 wiring.connect(m, wiring.flipped(self.write), stage.write)
             for edge, port in zip(layer.inputs, ports, strict=True):
                 wiring.connect(m, free[edge].pop(0), port)
-            if layer.name in self.external:
+            if hasattr(self, f"weights_{layer.name}"):
                 wiring.connect(m, wiring.flipped(getattr(self, f"weights_{layer.name}")),
                                self.external[layer.name].weights)
             offer(layer.name, stage.o)
+        if self.flashed is not None:
+            wiring.connect(m, self.flashed.flash, wiring.flipped(self.flash))
         m.submodules.argmax = self.argmax
         wiring.connect(m, free[self.model.layers[-1].name].pop(), self.argmax.i)
         wiring.connect(m, self.argmax.o, wiring.flipped(self.o))

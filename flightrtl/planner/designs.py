@@ -12,6 +12,7 @@ from ..boards import Board
 from ..errors import BuildError
 from ..gateware.dataflow import Depths
 from ..gateware.engine import accumulator_bits
+from ..gateware.flash import Flash
 from ..gateware.folding import FoldedLayer
 from ..gateware.network import Network, joiner
 from ..gateware.transfers import LayerChoice, stream_pixels
@@ -22,7 +23,9 @@ from .cost import Cost, engine_cost, join_cost, pool_cost, total
 from .cycles import Timing, measure
 from .options import (
     Option,
+    feeders,
     folded_options,
+    framed_option,
     framed_options,
     hardwired_options,
     pixel_groups,
@@ -87,10 +90,13 @@ class DesignSpace:
     dataflow : {"mixed", "folded", "frame"}
         Whether each layer gets the data flow that suits it, or all a folded engine, or all one
         that reads each weight once.
+    flash : (str, Flash), optional
+        A layer that reads each weight once, from there.
     """
 
     def __init__(self, model: Model, board: Board, budget: Budget,
-                 dataflow: str = "mixed") -> None:
+                 dataflow: str = "mixed", flash: tuple[str, Flash] | None = None) -> None:
+        self.flash = flash
         self.model, self.board, self.budget = model, board, budget
         self.floor = max(model.input.size, model.output.size)
         """Cycles that the image or the logits take to pass, one value in a cycle."""
@@ -98,11 +104,23 @@ class DesignSpace:
         groups = pixel_groups(model)
         if dataflow == "frame":
             groups = [(names, [1]) for names, _ in groups]
+        elif flash:
+            # What has a frame buffer takes one pixel at a time, and gives one.
+            single = {flash[0], *feeders(model, flash[0])}
+            groups = [(names, [1] if single & set(names) else counts) for names, counts in groups]
         options: dict[str, dict[int, list[Option]]] = {}
         for names, counts in groups:
             for name in names:
                 layer = layers[name]
                 assert isinstance(layer, (Convolution, Dense))
+                if flash and name == flash[0]:
+                    options[name] = {1: framed_options(model, layer, board, flash[1])}
+                    if not options[name][1]:
+                        raise BuildError(
+                            f"the weights have no room in the flash of board {board.name!r} from "
+                            f"address {flash[1].address:#x} on", layer=name,
+                            knob="another layer (--flash), or a larger device (--board)")
+                    continue
                 options[name] = {pixels: framed_options(model, layer, board)
                                  if dataflow == "frame" and layer.groups == 1
                                  else folded_options(model, layer, pixels, board)
@@ -199,11 +217,11 @@ class DesignSpace:
         return best
 
     def buffered(self, design: Design, limit: int) -> tuple[Design, Timing]:
-        """``design`` with line buffers long enough that no layer waits where that costs rate.
+        """``design`` with buffers long enough that no layer waits where that costs rate.
 
         As long as the network is slower than ``limit`` and than its slowest layer, doubles the
-        buffer of a layer that goes hungry, if that helps and fits; or else those of all
-        convolutions. With branches it begins with all: there, one layer's buffer rarely helps.
+        line or frame buffer of a layer that goes hungry, if that helps and fits; or else those of
+        all convolutions. With branches it begins with all: there, one layer's buffer rarely helps.
         """
         timing = self._timing(design)
         slowest = max(design.slowest.cycles, limit)
@@ -211,7 +229,7 @@ class DesignSpace:
         while improves and timing.interval > slowest:
             improves = False
             hungry = sorted((name for name, cycles in timing.starved.items()
-                             if cycles and design.options[name].folded is not None),
+                             if cycles and _longer(design.options[name], self.board.family)),
                             key=lambda name: -timing.starved[name])
             every = [layer.name for layer in self.model.layers if isinstance(layer, Convolution)
                      and design.options[layer.name].folded is not None]
@@ -220,7 +238,7 @@ class DesignSpace:
             for names in [*single, *both[::-1]] if self.model.chain else [*both, *single]:
                 options = dict(design.options)
                 for name in names:
-                    options[name] = _longer(options[name], self.board.family)
+                    options[name] = _longer(options[name], self.board.family) or options[name]
                 trial = self.complete(options)
                 if not self.budget.holds(trial.cost):
                     continue
@@ -262,8 +280,11 @@ class DesignSpace:
         raise BuildError(
             f"the model is too large for board {board.name!r}: it needs at least "
             f"{sum(needs.values())} {what} and {have}; this layer alone takes {needs[worst]}",
-            layer=worst, knob="fewer filters or fewer terms per filter in this layer, or a larger "
-                              "device (--board)")
+            layer=worst, knob=("--flash auto, which leaves the weights of one layer in the "
+                               "board's flash, or " if key == "bram" and board.flash
+                               and not self.flash and not isinstance(self.model, LoadableModel)
+                               else "")
+            + "fewer filters or fewer terms per filter in this layer, or a larger device (--board)")
 
     def check_reachable(self, limit: int, rate: float, clock_mhz: float) -> None:
         """Raise :class:`BuildError` if a rate is out of reach on a device of any size."""
@@ -332,9 +353,12 @@ def _with(option: Option, folded: FoldedLayer, family: str) -> Option:
                    cost=engine_cost(folded, family, accumulator_bits(folded)))
 
 
-def _longer(option: Option, family: str) -> Option:
-    """The same engine with a line buffer of twice as many rows."""
-    folded = option.folded
-    assert folded is not None
+def _longer(option: Option, family: str) -> Option | None:
+    """The same engine with a line buffer of twice as many rows, or room for a second frame."""
+    folded, framed = option.folded, option.framed
+    if framed is not None and framed.framed.frames == 1:
+        return framed_option(replace(framed, framed=replace(framed.framed, frames=2)), family)
+    if folded is None:
+        return None
     folding = replace(folded.folding, rows=2 * folded.ring.rows)
     return _with(option, replace(folded, folding=folding), family)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import math
 
+from ..boards import FlashChip
 from ..gateware.delayline import DelayLine
+from ..gateware.flash import Flash, FlashReader
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.frameengine import FrameEngine
 from ..gateware.framing import FramedLayer
@@ -23,7 +25,10 @@ from .cost import (
     total,
 )
 
-__all__ = ["FrameCycles", "frame_cost"]
+__all__ = ["FrameCycles", "board_flash", "frame_cost"]
+
+DESELECTED_US = 0.1
+"""Time between two commands to a flash, as data sheets of W25Q and N25Q have it: 50 ns to 100."""
 
 # Fitted to engines alone: five layers, of 2 to 6 lanes and 1 to 8 terms, on both families.
 FRAME_LUT4 = 70
@@ -40,6 +45,17 @@ RESULT_BIT_LUT4 = 2.0
 REORDER_LUT4 = 50
 """Control of a reorder memory, and per bit of its address:"""
 REORDER_ADDRESS_LUT4 = 5.0
+FLASH_LUT4 = 80
+"""Counters and control of a flash's reader, and per bit of its word, where flip-flops have cells of
+their own:"""
+FLASH_BIT_LUT4 = 1.0
+
+
+def board_flash(chip: FlashChip, clock_mhz: float) -> Flash:
+    """How a design with a clock of so many MHz reads a board's flash."""
+    return Flash(chip.address, half=math.ceil(clock_mhz / (2 * chip.read_mhz)),
+                 rest=math.ceil(clock_mhz * DESELECTED_US),
+                 wake=math.ceil(clock_mhz * chip.wake_us))
 
 
 def _rom_cost(family: str, depth: int, width: int) -> Cost:
@@ -93,7 +109,10 @@ def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
         parts += [Cost(lut4=round(REORDER_LUT4 + REORDER_ADDRESS_LUT4 * address), ff=70),
                   _memory_cost(family, pixels * layer.filters, bits),
                   _rom_cost(family, layer.filters, layer.filters.bit_length() + 2)]
-    if not chosen.external:
+    if chosen.flash:
+        width = framed.word_bits
+        parts.append(Cost(lut4=round(FLASH_LUT4 + FLASH_BIT_LUT4 * width), ff=50 + 2 * width))
+    elif not chosen.external:
         width = lanes * simd * framed.term.code_bits
         parts += [Cost(lut4=COUNTER_LUT4, ff=10 + width * framed.register),
                   _rom_cost(family, framed.passes * framed.words, width)]
@@ -152,10 +171,55 @@ class _Reorder:
                     self.group = (self.group + 1) % len(self.groups)
 
 
-class FrameCycles:
-    """The handshakes of a :class:`FrameEngine`, cycle by cycle, whose weights are always there.
+class _Flash:
+    """The handshakes of a :class:`~flightrtl.gateware.flash.FlashReader`, bit by bit."""
 
-    See :mod:`flightrtl.planner.cycles`.
+    def __init__(self, reader: FlashReader) -> None:
+        self.source = reader.source
+        # The commands, and each word: edges of the flash's clock.
+        self.first, self.command, self.word = 2 * 8, 2 * 32, 2 * 8 * reader.bytes
+        self.count, self.words = reader.count, 0
+        self.wait, self.edges = self.source.wake - 1, 0
+        self.woken = self.reads = self.data = self.full = self.out = False
+
+    def tick(self, ready: bool) -> None:
+        """One clock edge."""
+        full = self.full
+        if ready or not self.out:
+            self.out, self.full = full, False
+        if self.wait:
+            self.wait -= 1
+        elif not self.edges:
+            self.edges = self.command if self.woken else self.first
+            self.reads, self.woken = self.woken, True
+            self.wait = self.source.half - 1
+        elif not full or self.edges % 16 != 1:
+            self.edges -= 1
+            self.wait = self.source.half - 1
+            if not self.edges:
+                self._ends()
+
+    def _ends(self) -> None:
+        """A command or a word."""
+        if self.data:
+            self.full = True
+            self.words += 1
+            if self.words == self.count:
+                self.words, self.data = 0, False
+                self.wait = self.source.rest - 1
+                return
+        elif self.reads:
+            self.data = True
+        else:
+            self.wait = self.source.wake - 1
+            return
+        self.edges = self.word
+
+
+class FrameCycles:
+    """The handshakes of a :class:`FrameEngine`, cycle by cycle.
+
+    Its weights are always there, or come from a flash. See :mod:`flightrtl.planner.cycles`.
     """
 
     def __init__(self, engine: FrameEngine) -> None:
@@ -174,7 +238,8 @@ class FrameCycles:
                          if framed.pixels > 1 else 0)
         # Gatherer and frame buffer: its memory, and the registers behind it.
         self.count = self.filled = self.written = self.sweep = self.pixel = 0
-        self.queue: list[tuple[bool, bool]] = [(False, False)] * (2 + self.register)
+        self.queue: list[tuple[bool, bool, bool]] = [(False,) * 3] * (2 + self.register)
+        self.flash = _Flash(engine.reader) if engine.reader else None
         # Array, drain, requantizer, and what follows.
         self.valids = self.lasts = self.remaining = self.pipeline = 0
         self.group = self.drained = self.step = 0
@@ -202,8 +267,11 @@ class FrameCycles:
         ending = self.valids & self.lasts & self.top != 0
         advance = not (ending and holds)
         takes_word = advance and not self.clearing
-        offered, offered_last = self.queue[0]
-        moves = takes_word or not offered
+        has, offered_last, sweep = self.queue[0]
+        offered = has and (self.flash is None or self.flash.out)
+        moves = takes_word and offered or not has
+        if self.flash is not None:
+            self.flash.tick(takes_word and has and sweep)
         self.busy += offered and takes_word
         self.starved += takes_word and not offered
 
@@ -231,7 +299,8 @@ class FrameCycles:
                     self.written = 0
                     self.filled += 1
         if moves:
-            self.queue = [*self.queue[1:], (filled != 0, self.sweeps[self.sweep])]
+            self.queue = [*self.queue[1:], (filled != 0, self.sweeps[self.sweep],
+                                            self.pixel == self.pixels - 1)]
             if filled:
                 self._next_pixel()
 

@@ -11,11 +11,11 @@ from itertools import groupby
 from ..boards import Board
 from ..formats import signed_bits
 from ..gateware.engine import accumulator_bits, sum_range
+from ..gateware.flash import Flash
 from ..gateware.folding import FoldedLayer, Folding
 from ..gateware.framing import Framed, FramedLayer
 from ..gateware.hardwired import Hardwired, HardwiredLayer
 from ..gateware.pool import pooled_pixels
-from ..gateware.processing import code_offsets
 from ..gateware.transfers import LayerChoice
 from ..loadable import LoadableModel
 from ..model import INPUT, Convolution, Dense, Join, Layer, MaxPool, Model, WeightedLayer
@@ -23,8 +23,8 @@ from .cost import Cost, engine_cost, maps_to_blocks
 from .frame import frame_cost
 from .hardwired import hardwired_cost, hardwired_cycles
 
-__all__ = ["Option", "folded_options", "framed_options", "hardwired_options", "pixel_groups",
-           "takes_single_pixels"]
+__all__ = ["Option", "feeders", "folded_options", "framed_option", "framed_options",
+           "hardwired_options", "pixel_groups", "takes_single_pixels"]
 
 _LARGE = 4
 """Times the device: what is larger still is no option."""
@@ -114,6 +114,12 @@ def pixel_groups(model: Model) -> list[tuple[tuple[str, ...], list[int]]]:
     return result
 
 
+def feeders(model: Model, name: str) -> set[str]:
+    """Layers with weights whose pixels at a time are those that a layer is fed."""
+    layers = {layer.name: layer for layer in model.layers}
+    return {_setter(layers, edge) for edge in layers[name].inputs} - {INPUT}
+
+
 def _setter(layers: Mapping[str, Layer], name: str, *, through_pools: bool = True) -> str:
     """The layer with weights (or the image) whose pixels a result has, or follow from."""
     while name != INPUT:
@@ -177,31 +183,48 @@ def folded_options(model: Model, layer: Convolution | Dense, pixels: int,
     return _pareto(found)
 
 
-def framed_options(model: Model, layer: Convolution | Dense, board: Board) -> list[Option]:
+def framed_options(model: Model, layer: Convolution | Dense, board: Board,
+                   flash: Flash | None = None) -> list[Option]:
     """The layer with each weight read once: every width, and with room for one frame or two.
 
     Parameters
     ----------
     board : Board
         What it is for.
+    flash : Flash, optional
+        Where its weights are, if not in block RAM. Left out is what has no room there.
     """
+    room = board.flash.bytes - board.flash.address if board.flash else 0
     source, register = model.source(layer), board.memory_register
-    width = signed_bits(*sum_range(layer, source.format, code_offsets(layer.format, source.format,
-                                                                      False)))
+    width = 0
     lanes = _lanes(layer.slots)
     found: list[Option] = []
     for simd in _divisors(layer.channels):
         for count in lanes:
             for frames in (1, 2):
-                framed = FramedLayer(layer, source, Framed(count, simd, frames), register)
-                cost = frame_cost(framed, board.family, width)
-                if found and cost.lut4 > _LARGE * board.resources.lut4:
+                framed = FramedLayer(layer, source, Framed(count, simd, frames, flash=flash),
+                                     register)
+                if flash and framed.passes * framed.words * -(-framed.word_bits // 8) > room:
+                    continue
+                # Found with the first one: it is the same for all.
+                width = width or _accumulator(framed)
+                option = framed_option(framed, board.family, width)
+                if found and option.cost.lut4 > _LARGE * board.resources.lut4:
                     break           # more lanes are larger still
-                found.append(Option(
-                    framed=framed, cycles=max(framed.cycles, model.tensors[layer.name].size),
-                    utilization=framed.utilization, cost=cost,
-                    buffer_bits=framed.buffer_bits(width)))
+                found.append(option)
     return _pareto(found)
+
+
+def framed_option(framed: FramedLayer, family: str, width: int = 0) -> Option:
+    """One way to read each weight of a layer once; ``width`` bits of a sum, if they are known."""
+    width = width or _accumulator(framed)
+    return Option(framed=framed, cycles=max(framed.cycles, framed.pixels * framed.layer.filters),
+                  utilization=framed.utilization, cost=frame_cost(framed, family, width),
+                  buffer_bits=framed.buffer_bits(width))
+
+
+def _accumulator(framed: FramedLayer) -> int:
+    return signed_bits(*sum_range(framed.layer, framed.source.format, framed.offsets))
 
 
 def takes_single_pixels(model: Model, name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..boards import Board
+from ..gateware.flash import Flash
 from ..gateware.folding import Folding
 from ..gateware.framing import Framed
 from ..gateware.transfers import LayerChoice
@@ -110,6 +111,12 @@ class Plan:
     def foldings(self) -> dict[str, LayerChoice]:
         """What was chosen for every weighted layer by name, as ``Network`` takes it."""
         return {layer.name: layer.folding for layer in self.layers if layer.folding}
+
+    @property
+    def flash(self) -> tuple[str, Flash] | None:
+        """The layer whose weights are in the board's flash, and where they are there."""
+        return next(((layer.name, layer.folding.flash) for layer in self.layers
+                     if isinstance(layer.folding, Framed) and layer.folding.flash), None)
 
     @property
     def queues(self) -> dict[str, tuple[int, ...]]:

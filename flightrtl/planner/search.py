@@ -7,12 +7,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..boards import Board
-from ..errors import UserError
+from ..errors import BuildError, UserError
 from ..gateware.clocking import solve
 from ..gateware.network import require_supported
-from ..model import Model, WeightedLayer
+from ..loadable import LoadableModel
+from ..model import Convolution, Dense, Model, WeightedLayer
 from .cost import Cost, forks_cost, system_costs, total
 from .designs import Budget, DesignSpace
+from .frame import board_flash
 from .options import Option
 from .plan import LayerPlan, Plan
 from .queues import shortest
@@ -27,7 +29,8 @@ model, each of which takes seconds."""
 
 
 def plan(model: Model, board: Board, frequency: float | None = None,
-         target_rate: float | None = None, dataflow: str = "mixed") -> Plan:
+         target_rate: float | None = None, dataflow: str = "mixed",
+         flash: str | None = None) -> Plan:
     """The plan for a model on a board.
 
     Without ``target_rate`` it aims at the board's ``default_rate``, and where that cannot be
@@ -50,11 +53,15 @@ def plan(model: Model, board: Board, frequency: float | None = None,
         :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine,
         or, in networks without branches, all but grouped convolutions one that reads each weight
         once per image.
+    flash : str, optional
+        A layer that reads its weights from the board's flash, each once per image; or "auto":
+        where the model does not fit otherwise, the one with the fewest weights for which it does.
 
     Raises
     ------
     UserError
-        For a frequency or rate that is not a positive number, another data flow, or a model that
+        For a frequency or rate that is not a positive number, another data flow, a layer that
+        cannot take its weights from a flash, a board without one, or a model that
         has layers without hardware (:class:`~flightrtl.modelfile.ModelError`).
     BuildError
         If the model does not fit, or the rate cannot be reached; names the layer and the knob.
@@ -65,7 +72,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     if dataflow not in DATAFLOWS:
         raise UserError(f"the data flow must be one of {', '.join(DATAFLOWS)}, not {dataflow!r}")
     share = board.default_fill if target_rate is None else board.fill
-    search, clock_mhz, overhead = _space(model, board, frequency, share, dataflow)
+    search, clock_mhz, overhead = _space(model, board, frequency, share, dataflow, flash)
 
     wanted = target_rate or board.default_rate
     limit = search.floor if wanted is None else math.floor(clock_mhz * 1e6 / wanted)
@@ -122,12 +129,13 @@ class FrontPoint:
 
 
 def front(model: Model, board: Board, frequency: float | None = None,
-          points: int = 16, dataflow: str = "mixed") -> list[FrontPoint]:
+          points: int = 16, dataflow: str = "mixed",
+          flash: str | None = None) -> list[FrontPoint]:
     """Designs from the smallest to the fastest that fits, evenly spaced in their rates' logarithm.
 
     Parameters
     ----------
-    model, board, frequency, dataflow
+    model, board, frequency, dataflow, flash
         As for :func:`plan`.
     points : int
         At most.
@@ -137,7 +145,7 @@ def front(model: Model, board: Board, frequency: float | None = None,
     UserError, BuildError
         As :func:`plan`.
     """
-    space, clock_mhz, overhead = _space(model, board, frequency, board.fill, dataflow)
+    space, clock_mhz, overhead = _space(model, board, frequency, board.fill, dataflow, flash)
     spent = total(overhead.values())
     fastest, smallest = space.fastest(), space.choose(max(space.choice.limits(0)))
     assert smallest is not None         # _space has found a choice
@@ -156,7 +164,8 @@ def front(model: Model, board: Board, frequency: float | None = None,
 
 
 def _space(model: Model, board: Board, frequency: float | None, share: float,
-           dataflow: str = "mixed") -> tuple[DesignSpace, float, dict[str, Cost]]:
+           dataflow: str = "mixed",
+           flash: str | None = None) -> tuple[DesignSpace, float, dict[str, Cost]]:
     """All designs that take no more than a share of the board's logic cells.
 
     With the clock that the PLL gives (MHz), and the cost of what is there besides the layers.
@@ -171,11 +180,43 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
     if not model.chain:
         overhead["forks"] = forks_cost(model)
     spent = total(overhead.values())
-    space = DesignSpace(model, board, Budget(
-        int(board.resources.lut4 * share) - spent.lut4,
-        board.resources.bram - spent.bram, board.resources.dsp - spent.dsp), dataflow)
-    space.check_fits()
-    return space, clock_mhz, overhead
+    budget = Budget(int(board.resources.lut4 * share) - spent.lut4,
+                    board.resources.bram - spent.bram, board.resources.dsp - spent.dsp)
+
+    def fits(layer: str | None) -> DesignSpace:
+        source = (layer, board_flash(board.flash, clock_mhz)) if layer and board.flash else None
+        space = DesignSpace(model, board, budget, dataflow, source)
+        space.check_fits()
+        return space
+
+    candidates = _flash_layers(model, board, flash)
+    if flash != "auto":
+        return fits(flash), clock_mhz, overhead
+    why: BuildError | None = None
+    for name in (None, *candidates):
+        try:
+            return fits(name), clock_mhz, overhead
+        except BuildError as error:
+            why = error
+    raise why or AssertionError
+
+
+def _flash_layers(model: Model, board: Board, flash: str | None) -> list[str]:
+    """Layers that may take their weights from the board's flash, those with the fewest first."""
+    if flash is None:
+        return []
+    if board.flash is None:
+        raise UserError(f"board {board.name!r} has no flash for weights: add [flash] to its file "
+                        "(docs/boards.md), or leave out --flash")
+    if isinstance(model, LoadableModel):
+        raise UserError("weights in a flash are no part of a design whose weights can be replaced: "
+                        "leave out --weights replaceable, or --flash")
+    bits = {layer.name: layer.terms.size * layer.format.code_bits for layer in model.layers
+            if isinstance(layer, (Convolution, Dense)) and layer.groups == 1}
+    if flash != "auto" and flash not in bits:
+        raise UserError(f"--flash takes one layer, convolution or dense and without groups: auto "
+                        f"or {', '.join(bits)}, not {flash!r}")
+    return sorted(bits, key=lambda name: bits[name])
 
 
 def _layer_plan(model: Model, name: str, option: Option,
