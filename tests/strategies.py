@@ -25,9 +25,10 @@ from flightrtl.formats import (
     TermFormat,
     WeightFormat,
 )
-from flightrtl.gateware import FoldedLayer, Folding, Network
+from flightrtl.gateware import FoldedLayer, Folding, Framed, Hardwired, Network
 from flightrtl.gateware.engine import LayerEngine
 from flightrtl.gateware.pool import pooled_pixels
+from flightrtl.gateware.transfers import LayerChoice, stream_pixels
 from flightrtl.model import INPUT, Layer, Model, TensorType, WeightedLayer
 from flightrtl.planner.options import pixel_groups
 from flightrtl.protocol import Frame
@@ -153,7 +154,7 @@ class LayerCase:
     k: tuple[int, ...] = ()
     weights: WeightFormat = TermFormat()
     output: ActivationFormat = ActivationFormat()
-    folding: Folding | None = None
+    folding: LayerChoice | None = None
     inputs: tuple[int, ...] | None = None
     groups: int = 1
 
@@ -197,7 +198,7 @@ class EngineCase:
         source = TensorType(self.shape, self.format)
         layer = self.layer.layer(rng, source, random_map(rng, source, 4))
         assert isinstance(layer, WeightedLayer)
-        assert self.layer.folding is not None
+        assert isinstance(self.layer.folding, Folding)
         engine = LayerEngine(
             FoldedLayer(layer, source, self.layer.folding, self.source_pixels),
             register=self.register)
@@ -216,8 +217,8 @@ class NetworkCase:
     seed: int
 
     @property
-    def foldings(self) -> dict[str, Folding]:
-        """The folding of each layer that has one, by name."""
+    def foldings(self) -> dict[str, LayerChoice]:
+        """The folding, or what stands for it, of each layer that has one, by name."""
         return {f"{layer.kind}{n}": layer.folding for n, layer in enumerate(self.layers)
                 if layer.folding is not None}
 
@@ -257,9 +258,25 @@ class NetworkCase:
         """The same, with any number of output pixels at a time that the layers can agree on."""
         pixels = {name: count for names, counts in pixel_groups(self.model())
                   for count in [draw(st.sampled_from(counts))] for name in names}
-        layers = [layer if layer.folding is None else replace(layer, folding=replace(
-            layer.folding, pixels=pixels[f"{layer.kind}{n}"]))
-            for n, layer in enumerate(self.layers)]
+        layers = [replace(layer, folding=replace(layer.folding, pixels=pixels[f"{layer.kind}{n}"]))
+                  if isinstance(layer.folding, Folding) else layer
+                  for n, layer in enumerate(self.layers)]
+        return replace(self, layers=tuple(layers))
+
+    def with_dataflows(self, draw: st.DrawFn) -> NetworkCase:
+        """The same, with layers that are hard-wired or have frame buffers, where they may."""
+        model = self.model()
+        given = stream_pixels(model, self.foldings)
+        layers = []
+        for case, layer in zip(self.layers, model.layers, strict=True):
+            folding = case.folding
+            if isinstance(folding, Folding) and given[layer.inputs[0]] == 1:
+                chosen = [folding, Hardwired(folding.pixels)]
+                if folding.pixels == 1 and case.groups == 1:
+                    simd = draw(_divisors(model.source(layer).shape[2]))
+                    chosen += [Framed(folding.lanes, simd, frames) for frames in (1, 2)]
+                case = replace(case, folding=draw(st.sampled_from(chosen)))
+            layers.append(case)
         return replace(self, layers=tuple(layers))
 
 
@@ -295,7 +312,7 @@ def engines(draw: st.DrawFn) -> EngineCase:
     kind = draw(st.sampled_from(["convolution", "dense"]))
     shape = draw(_shapes(7, (1, 2, 3, 4, 6)))
     layer = draw(_weighted(kind, shape, draw(activation_formats())))
-    assert layer.folding is not None
+    assert isinstance(layer.folding, Folding)
     pixels = draw(_divisors(layer.output_shape(shape)[1]))
     return EngineCase(shape=shape, format=draw(activation_formats()), register=draw(st.booleans()),
                       layer=replace(layer, folding=replace(layer.folding, pixels=pixels)),
@@ -378,3 +395,9 @@ def graphs(draw: st.DrawFn) -> NetworkCase:
     dense(loose[0], ActivationFormat(draw(st.integers(1, 16)), True))
     return NetworkCase(shape=shapes[0], format=draw(activation_formats()), layers=tuple(layers),
                        register=draw(st.booleans()), seed=draw(seeds())).with_pixels(draw)
+
+
+@st.composite
+def mixed_graphs(draw: st.DrawFn) -> NetworkCase:
+    """The same, in which layers are folded, hard-wired or have frame buffers."""
+    return draw(graphs()).with_dataflows(draw)

@@ -8,10 +8,20 @@ import pytest
 from hypothesis import given
 
 from flightrtl.formats import ActivationFormat
-from flightrtl.gateware import Folding, Network, ResidualAdd
-from flightrtl.gateware.dataflow import completes, least_depths
+from flightrtl.gateware import (
+    Folding,
+    Framed,
+    FramedLayer,
+    FrameEngine,
+    HardwiredLayer,
+    Network,
+    ResidualAdd,
+)
+from flightrtl.gateware.dataflow import _Flow, completes, least_depths
 from flightrtl.model import INPUT, Add, Model, TensorType, WeightedLayer
 from flightrtl.planner.cycles import measure
+from flightrtl.planner.frame import FrameCycles
+from flightrtl.planner.hardwired import HardwiredCycles
 from flightrtl.planner.queues import endless, shortest
 from tests.models import random_add, random_concat, random_images, random_layer, random_map
 from tests.strategies import graphs
@@ -138,6 +148,48 @@ def test_one_place_less_deadlocks(name):
                         timeout=400)
         # The queue is full, and the convolution has the value that is on offer already.
         assert f"i {depth - 1} of " in str(failure.value)
+
+
+def settle(twin, inputs, outputs):
+    """How many inputs and outputs there are when nothing moves any more, with a limit on each."""
+    taken = given = quiet = 0
+    while quiet < 200:
+        valid, ready = taken < inputs, given < outputs
+        moves = valid and twin.accepts(ready), twin.out and ready
+        taken, given = taken + moves[0], given + moves[1]
+        quiet = 0 if any(moves) else quiet + 1
+        twin.tick(valid, ready)
+    return taken, given
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_promises_of_hard_wired_layers_and_frame_buffers(seed):
+    """What the gateware needs for a result is no more, and what it takes no less."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(2, 6)), int(rng.choice([2, 4])), int(rng.integers(1, 3))
+    source = TensorType(shape, ActivationFormat(3))
+    kernel = int(rng.integers(1, 3)), int(rng.integers(1, 3))
+    padding = tuple(int(rng.integers(n)) for n in (kernel[0], kernel[0], kernel[1], kernel[1]))
+    layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), kernel=kernel,
+                         stride=(int(rng.integers(1, 3)), 1), padding=padding,
+                         k=[1] * int(rng.integers(1, 4)), output=ActivationFormat(4))
+    pixels = 2 if layer.output_shape(shape)[1] % 2 == 0 else 1
+    size = source.size
+    for stage, twin in (
+            (HardwiredLayer(layer, source, channels=1, filters=1), HardwiredCycles),
+            (HardwiredLayer(layer, source, channels=1, filters=1, pixels=pixels), HardwiredCycles),
+            (FrameEngine(FramedLayer(layer, source, Framed(2, 1))), FrameCycles)):
+        flow = _Flow(stage)
+        assert flow.outputs == np.prod(layer.output_shape(shape)) // getattr(stage, "pixels", 1)
+        for gone in range(flow.outputs):
+            taken, given = settle(twin(stage), size, gone)
+            needs = next(n for n in range(size + 1) if flow.gives(n) > gone)
+            assert given == gone
+            # How many windows are on their way among the adders depends on when they came.
+            assert needs <= flow.takes(gone) <= taken
+            assert settle(twin(stage), needs, flow.outputs)[1] > gone
+            assert settle(twin(stage), needs - 1, flow.outputs)[1] <= gone
+        assert flow.takes(flow.outputs) == size
 
 
 @given(case=graphs())

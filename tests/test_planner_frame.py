@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flightrtl import boards, flow, golden, modelfile
-from flightrtl.errors import BuildError, UserError
+from flightrtl.errors import BuildError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Framed, FramedLayer, FrameEngine, Hardwired, Network
 from flightrtl.model import Model, TensorType
@@ -16,6 +16,8 @@ from flightrtl.planner import plan
 from flightrtl.planner.cycles import measure
 from flightrtl.planner.frame import FrameCycles, frame_cost
 from flightrtl.progress import Progress
+from sim import amaranth_engine
+from sim.compare import compare
 from tests.models import random_images, random_layer, random_map, residual_network
 from tests.streams import run_streams
 from tests.synthesis import cells
@@ -141,15 +143,22 @@ def test_report():
     assert f"{first['lanes']} x {first['simd']}, frame" in report.as_text()
 
 
-def test_networks_with_branches_have_no_frame_buffers():
-    model = residual_network(np.random.default_rng(0), widths=(2,))
-    with pytest.raises(UserError, match="'frame' is for networks without branches, and model "
-                                        "'resnet' has some: use 'mixed'"):
-        plan(model, boards.load("ecp5"), dataflow="frame")
-    chosen = {layer.name: Folding(1, 1) for layer in model.layers if hasattr(layer, "terms")}
-    with pytest.raises(ValueError, match="layer 'dense': in a network with branches there are no "
-                                         "hard-wired layers and no frame buffers yet"):
-        Network(model, chosen | {"dense": Framed(1, 1)})
+@pytest.mark.parametrize(("options", "dataflow"), [
+    ({"dataflow": "frame"}, "frame"), ({"target_rate": 1_000_000}, "hard-wired"),
+    ({"flash": "b0"}, "frame")])
+def test_networks_with_branches(options, dataflow):
+    """The plan is what simulation finds, and the queues beside a frame buffer hold a map."""
+    model = residual_network(np.random.default_rng(0), size=4, widths=(2,))
+    chosen = plan(model, boards.load("ecp5"), **options)
+    flows = {layer.name: layer.dataflow for layer in chosen.layers}
+    assert dataflow in (flows["b0"], flows["first"])
+    if dataflow == "frame":
+        assert chosen.queues["add0"][1] > model.tensors["first"].size
+    images = random_images(np.random.default_rng(1), model, 7)
+    found = compare(amaranth_engine.simulate, model, chosen, images, np.zeros(7, int))
+    assert found.mismatches == 0
+    assert found.trace.cycles_per_inference == chosen.cycles_per_inference
+    assert found.trace.latency_cycles == chosen.latency_cycles
 
 
 def test_takes_single_pixels():

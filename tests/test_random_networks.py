@@ -12,12 +12,13 @@ from flightrtl.check import check
 from flightrtl.gateware import Network
 from flightrtl.gateware.dataflow import least_depths
 from flightrtl.planner.cycles import measure
-from tests.strategies import graphs, networks, stalls
+from tests.strategies import graphs, mixed_graphs, networks, stalls
 from tests.test_network import simulate
 
 # A network takes longer than a component, so a long run draws fewer.
 few = settings(max_examples=min(settings().max_examples, 300))
 fewer = settings(max_examples=min(settings().max_examples // 3, 300))
+fewest = settings(max_examples=min(settings().max_examples // 6, 300))
 
 
 @few
@@ -65,3 +66,16 @@ def test_branches_equal_golden_under_stalls(case, stall):
 def test_cycle_model_equals_gateware_with_branches(case):
     network, images = case.build(images=6)
     check_timing(case, network, images)
+
+
+@fewest
+@given(case=mixed_graphs(), stall=stalls("i", "o"))
+def test_branches_of_every_data_flow(case, stall):
+    """No deadlock with the least queues, and every cycle as the cycle model has it."""
+    network, images = case.build(images=5)
+    np.testing.assert_array_equal(network.compute(images), golden.run(network.model, images))
+    check_timing(case, network, images)
+    stages = {name: stage for name, stage in network.stages.items() if name not in network.queues}
+    least = least_depths(network.model, stages)
+    network = Network(network.model, case.foldings, memory_register=case.register, queues=least)
+    simulate(network, images[:2], seed=case.seed, stall=stall)

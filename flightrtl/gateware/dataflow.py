@@ -15,12 +15,14 @@ results be gone. For two functions that never decrease:
    ``takes(n) >= needs(n + 1)``, so it is always waiting for a value or for somebody to take one.
 
 For an engine, ``needs`` counts whole rows of its input, and ``takes`` the rows that its line
-buffer holds beyond those that the rows of results behind it have released. For pooling, ``needs``
-is the place of the last value of a window, and two results fit into its registers. An addition
-takes its operands in pairs, and one pair more than results are gone. A concatenation takes its
-operands in the order of the result's channels, and one value more than results are gone. A queue
-takes a value while it
-holds less than ``depth``. A fork hands a value to each taker as soon as all have the one before.
+buffer holds beyond those that the rows of results behind it have released. An engine with a frame
+buffer needs the whole map for its first result, and takes it whatever becomes of its results. A
+hard-wired layer needs a result's window, and takes those of a few results more, which its
+registers hold. For pooling, ``needs`` is the place of the last value of a window, and two results
+fit into its registers. An addition takes its operands in pairs, and one pair more than results are
+gone. A concatenation takes its operands in the order of the result's channels, and one value more
+than results are gone. A queue takes a value while it holds less than ``depth``. A fork hands a
+value to each taker as soon as all have the one before.
 
 **A schedule is enough.** Suppose that one order of transfers exists that brings an image through
 the network and breaks no promise: nothing is offered before (1) says so, nothing taken beyond
@@ -31,9 +33,9 @@ much as in the schedule, and offers it by (1). Who takes it has as many values o
 in the schedule, and has handed on at least as many results, so that by (2) it is ready; a queue
 is not fuller, and a fork has no older value to deliver, by the same argument. Both remain so,
 and the transfer happens: a contradiction. After an image everything is as it was before (a line
-buffer releases its last row, an addition has had as many values of one operand as of the other, a
-concatenation whole pixels of all),
-so that the schedule repeats for the next.
+buffer releases its last row, a frame buffer its map, an addition has had as many values of one
+operand as of the other, a concatenation whole pixels of all), so that the schedule repeats for
+the next.
 
 :func:`completes` builds such a schedule greedily. As more can only happen by what already has
 (all promises are monotone), the order in which it tries things is of no matter: if the greedy one
@@ -56,11 +58,13 @@ import numpy as np
 from ..formats import IntArray
 from ..model import INPUT, Add, Join, Model, WeightedLayer
 from .engine import LayerEngine
+from .frameengine import FrameEngine
+from .hardwired import HardwiredLayer
 from .pool import MaxPooling, SumPooling
 
 __all__ = ["Depths", "completes", "direct", "least_depths"]
 
-Stage = LayerEngine | MaxPooling | SumPooling
+Stage = LayerEngine | HardwiredLayer | FrameEngine | MaxPooling | SumPooling
 Depths = Mapping[str, tuple[int, ...]]
 """For each addition or concatenation, by its name: the depths of the queues before its operands, 0
 for none."""
@@ -82,6 +86,13 @@ class _Flow:
             # With so many rows of results gone, so many rows can have been consumed.
             limits = np.minimum(np.array(released) + window.ring.rows, window.shape[0])
             takes = np.append(np.repeat(limits[:-1], per_row), limits[-1]) * window.transfers
+        elif isinstance(stage, FrameEngine):
+            self.inputs = stage.framed.source.size
+            needs = np.full(stage.framed.pixels * stage.framed.layer.filters, self.inputs)
+            takes = np.full(len(needs) + 1, self.inputs)
+        elif isinstance(stage, HardwiredLayer):
+            self.inputs = stage.source.size
+            needs, takes = self._hardwired(stage)
         else:
             self.inputs = int(np.prod(stage.shape)) // stage.pixels
             needs = self._ends(stage)
@@ -90,6 +101,27 @@ class _Flow:
         self.outputs = len(needs)
         self._needs: list[int] = needs.tolist()
         self._takes: list[int] = takes.tolist()
+
+    @staticmethod
+    def _hardwired(stage: HardwiredLayer) -> tuple[IntArray, IntArray]:
+        rows, columns = stage.window.rows, stage.window.columns
+        steps = [(y < rows.size and x < columns.size, rows.complete(y) and columns.complete(x))
+                 for y in range(rows.steps) for x in range(columns.steps)]
+        real, ends = np.array(steps).T
+        # The transfers up to each window's last pixel.
+        windows = np.cumsum(real)[ends] * stage.gatherer.parts
+        transfers = stage.layer.filters // stage.filters
+        needs = np.repeat(windows[stage.pixels - 1::stage.pixels], transfers)
+        # When nothing moves any more, the serializer has whole pixels, and three registers a window
+        # each: before the serializer, behind the sums, and the window's own.
+        held = np.arange(len(needs)) // transfers * stage.pixels + 3
+        if stage.serializer is not None:
+            held += stage.pixels
+        # The next pixel's channels wait before the window, and one or two more in the buffer.
+        before = stage.gatherer.parts + 1
+        limits = np.append(windows, np.full(held.max(initial=0) + 1, stage.source.size))[held - 1]
+        takes = np.minimum(limits + before, stage.source.size)
+        return needs, np.append(takes, stage.source.size)
 
     @staticmethod
     def _ends(pool: MaxPooling | SumPooling) -> IntArray:
@@ -136,7 +168,8 @@ def direct(model: Model, join: Join, operand: int) -> bool:
     """Whether an operand may come without a queue.
 
     That is so before an addition, if it is an engine's result, and no other's. An engine ends in a
-    buffer, a queue is one. So no ``ready`` runs through an addition and on. A concatenation's
+    buffer (or begins with one, if it is hard-wired), a queue is one. So no ``ready`` runs through
+    an addition and on. A concatenation's
     operands wait for their turn, for which an engine would stop.
     """
     if not isinstance(join, Add):

@@ -195,8 +195,7 @@ class Network(wiring.Component):
         If a layer has no folding, a folding no layer, a folding does not fit its layer, the
         layers do not agree on the pixels of a transfer
         (:func:`~flightrtl.gateware.transfers.stream_pixels`), two read their weights from a
-        flash, one is hard-wired in a network with branches, or ``queues`` leaves one of
-        its joins out or would let the network deadlock.
+        flash, or ``queues`` leaves one of its joins out or would let the network deadlock.
     ModelError
         If there is no gateware for a layer.
     """
@@ -271,15 +270,9 @@ class Network(wiring.Component):
         """``queues``, or what is enough."""
         if not queues and self.model.chain:
             return {}
-        folded = {name: stage for name, stage in stages.items()
-                  if not isinstance(stage, (HardwiredLayer, FrameEngine))}
-        others = [name for name in stages if name not in folded]
-        if others:
-            raise ValueError(f"layer {others[0]!r}: in a network with branches there are no "
-                             "hard-wired layers and no frame buffers yet: fold it")
         if queues is None:
             return {name: tuple(StreamQueue.round(depth, register=register) for depth in depths)
-                    for name, depths in least_depths(self.model, folded).items()}
+                    for name, depths in least_depths(self.model, stages).items()}
         joins = {layer.name: layer for layer in self.model.layers if isinstance(layer, Join)}
         if set(queues) != set(joins):
             raise ValueError(f"queues must name the additions and concatenations, "
@@ -293,8 +286,8 @@ class Network(wiring.Component):
                 if not depth and not direct(self.model, joins[name], operand):
                     raise ValueError(f"queues: input {inputs[operand]!r} of layer {name!r} needs "
                                      "a queue of 2 or more")
-        if not completes(self.model, folded, queues):
-            least = least_depths(self.model, folded)
+        if not completes(self.model, stages, queues):
+            least = least_depths(self.model, stages)
             raise ValueError(f"queues: with {dict(queues)} the network would deadlock; "
                              f"{least} are enough")
         return dict(queues)

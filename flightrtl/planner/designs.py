@@ -125,7 +125,7 @@ class DesignSpace:
                                  if dataflow == "frame" and layer.groups == 1
                                  else folded_options(model, layer, pixels, board)
                                  for pixels in counts}
-                if (dataflow == "mixed" and model.chain and takes_single_pixels(model, name)
+                if (dataflow == "mixed" and takes_single_pixels(model, name)
                         and not isinstance(model, LoadableModel)):
                     for pixels in counts:
                         options[name][pixels] += hardwired_options(model, layer, pixels, board)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..gateware.dataflow import Depths
+from ..gateware.framing import Framed
 from ..gateware.network import Network
 from ..gateware.queue import StreamQueue
 from ..gateware.transfers import LayerChoice
@@ -25,7 +26,7 @@ __all__ = ["endless", "shortest"]
 
 def endless(model: Model, foldings: Mapping[str, LayerChoice], *,
             memory_register: bool = False) -> Depths:
-    """Depths with which no queue is ever full: two images, which no other buffer exceeds.
+    """Depths with which no queue is ever full: two images, and those that frame buffers hold.
 
     Operands that need no queue have none.
 
@@ -35,7 +36,8 @@ def endless(model: Model, foldings: Mapping[str, LayerChoice], *,
         As for a :class:`~flightrtl.gateware.Network`.
     """
     network = Network(model, foldings, memory_register=memory_register)
-    sizes = {name: 2 * model.tensors[name].size + 8 for name in network.queues}
+    images = 2 + sum(choice.frames for choice in foldings.values() if isinstance(choice, Framed))
+    sizes = {name: images * model.tensors[name].size + 8 for name in network.queues}
     return {name: tuple(depth and sizes[name] for depth in depths)
             for name, depths in network.queues.items()}
 

@@ -51,8 +51,7 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     dataflow : {"mixed", "folded", "frame"}
         Whether each layer gets the data flow that suits it (see
         :attr:`~flightrtl.planner.plan.LayerPlan.dataflow`), or all with weights a folded engine,
-        or, in networks without branches, all but grouped convolutions one that reads each weight
-        once per image.
+        or all but grouped convolutions one that reads each weight once per image.
     flash : str, optional
         A layer that reads its weights from the board's flash, each once per image; or "auto":
         where the model does not fit otherwise, the one with the fewest weights for which it does.
@@ -171,9 +170,6 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
     With the clock that the PLL gives (MHz), and the cost of what is there besides the layers.
     """
     require_supported(model)
-    if dataflow == "frame" and not model.chain:
-        raise UserError(f"the data flow 'frame' is for networks without branches, and model "
-                        f"{model.name!r} has some: use 'mixed'")
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
     overhead = system_costs(model, board.family)
