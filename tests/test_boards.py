@@ -84,6 +84,11 @@ def test_a_missing_or_broken_file(tmp_path):
     ('sck = "4"', 'sck = "4 5"', "spi.sck must be the name of one pin, not '4 5'"),
     ('sck = "4"', "sck = 4", "spi.sck must be a str, not 4"),
     ("PULLUP = 1", "PULLUP = [1]", "spi.attributes must be strings and integers"),
+    ("0x10_0000", "0x10_8000", "flash.address must be a multiple of 65536 below bytes: what is "
+                               "erased at a time, not 1081344"),
+    ("0x100_0000", "0x200_0000", "flash.bytes must be 65536 to 16777216: 24 bits of address, not"),
+    ('"-o", "{address}", ', "", "flash.program must be a command such as"),
+    ("wake_us = 3.0", "wake_ms = 3.0", "flash.wake_ms is not a key of a board file"),
     ("fill = 0.88", "fill = 1.5", "build.fill must be above 0 and at most 1, not 1.5"),
     ("baud = 1_000_000", "baud = 0", "uart.baud must be 300 to 12000000, not 0"),
     ('"0403:6010:1"', '"0403:601"', "uart.usb must be VID:PID or VID:PID:INTERFACE"),
