@@ -327,9 +327,10 @@ class Network(wiring.Component):
                 wiring.connect(m, wiring.flipped(self.write), stage.write)
             for edge, port in zip(layer.inputs, ports, strict=True):
                 wiring.connect(m, free[edge].pop(0), port)
-            if hasattr(self, f"weights_{layer.name}"):
+            engine = self.external.get(layer.name)
+            if engine is not None and not engine.reader:
                 wiring.connect(m, wiring.flipped(getattr(self, f"weights_{layer.name}")),
-                               self.external[layer.name].weights)
+                               engine.weights)
             offer(layer.name, stage.o)
         if self.flashed is not None:
             wiring.connect(m, self.flashed.flash, wiring.flipped(self.flash))
