@@ -251,8 +251,8 @@ def cells(dut: wiring.Component, family: str) -> dict[str, int]:
         folder = Path(name)
         (folder / "top.il").write_text(rtlil.convert(dut, name="top", emit_src=False))
         toolchain.run(toolchain.find("yosys"), [
-            "-q", "-p", f"read_rtlil top.il; {implement.SPLIT_NETS}; {SYNTHESIS[family]}; "
-                        "write_json top.json"],
+            "-q", "-p", f"read_rtlil top.il; {implement.UNSET}; {implement.SPLIT_NETS}; "
+                        f"{SYNTHESIS[family]}; write_json top.json"],
             folder=folder, log="yosys.log")
         found = json.loads((folder / "top.json").read_text())["modules"]["top"]["cells"]
     count = Counter(cell["type"] for cell in found.values())

@@ -191,14 +191,17 @@ def blank(memories: Sequence[LoadableStream | MemoryContents]) -> None:
         memory.initial = placeholder(number, memory.depth, memory.width)
 
 
-def loads(memories: Sequence[LoadableStream], most: int) -> Iterator[tuple[int, int, bytes]]:
-    """A model's contents in pieces for the bus of a writable network.
+def loads(memories: Sequence[LoadableStream], size: int) -> Iterator[tuple[int, int, bytes]]:
+    """A model's contents in pieces of the same size for the bus of a writable network.
+
+    The last piece of a memory overlaps the one before it, so that it ends with the memory. A piece
+    that is more than the whole memory ends with zeros.
 
     Parameters
     ----------
     memories : sequence of LoadableStream
         Those of a network of the model in the design's shape (:meth:`Shape.network`), in order.
-    most : int
+    size : int
         Bytes in a piece.
 
     Yields
@@ -208,8 +211,9 @@ def loads(memories: Sequence[LoadableStream], most: int) -> Iterator[tuple[int, 
     """
     for number, memory in enumerate(memories):
         data = memory.as_bytes()
-        for first in range(0, len(data), most):
-            yield number, first, data[first:first + most]
+        for first in range(0, len(data), size):
+            start = max(0, min(first, len(data) - size))
+            yield number, start, data[start:start + size].ljust(size, b"\0")
 
 
 def fill(text: str, family: str,

@@ -28,6 +28,7 @@ from .files import atomic_write, work_folder
 from .gateware import Framed, FramedLayer, FrameEngine, Network, require_supported
 from .implement import (
     FAMILIES,
+    UNSET,
     DoesNotFit,
     Implementation,
     blank_name,
@@ -286,7 +287,8 @@ def prepare(top: Elaboratable, board: Board, platform: Any, *, dsp: bool = False
     synth_opts = f"{board.synth_opts} -dsp" if dsp and board.family == "ice40" else board.synth_opts
     with without_amaranth_overrides():
         return platform.build(top, name="top", do_build=False, emit_src=False, verbose=True,
-                              synth_opts=synth_opts, nextpnr_opts=board.nextpnr_opts)
+                              script_after_read=UNSET, synth_opts=synth_opts,
+                              nextpnr_opts=board.nextpnr_opts)
 
 
 def write_verilog(request: Request, path: Path, progress: Progress) -> None:

@@ -61,6 +61,11 @@ class Family:
                 if getattr(self, name) == kind]
 
 
+UNSET = "setattr -unset init a:no_init"
+"""Yosys command after which registers with this attribute may start with anything. Where one of
+them is the output of a block RAM, a 0 to begin with costs a LUT4 for each bit on iCE40."""
+
+
 SPLIT_NETS = "proc; splitnets"
 """Yosys commands after which no net is called like one bit of another. A payload that is an array
 gives rise to such names, and on some designs that have them Yosys 0.70 ends without a word when it

@@ -26,7 +26,7 @@ def cells(dut: wiring.Component, family: str, folder: Path) -> Counter[str]:
     (folder / "dut.il").write_text(rtlil.convert(dut), encoding="utf-8")
     command = SYNTHESIS[family]
     if command.startswith("synth_"):
-        command = f"{implement.SPLIT_NETS}; {command} -top top"
+        command = f"{implement.UNSET}; {implement.SPLIT_NETS}; {command} -top top"
     toolchain.run(toolchain.find("yosys"), [
         "-q", "-p", f"read_rtlil dut.il; hierarchy -top top; {command}; write_json dut.json",
     ], folder=folder, log="dut.log")

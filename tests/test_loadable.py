@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from flightrtl import boards, golden, modelfile
@@ -108,7 +109,7 @@ def test_a_model_that_is_written_at_run_time(register):
     images = random_images(rng, model, 3)
     logits = [golden.run(each, images) for each in (model, second)]
     assert (logits[0] != logits[1]).any()
-    found = []
+    found, reset = [], Signal()
 
     async def classify(ctx):
         for image in images:
@@ -128,15 +129,18 @@ def test_a_model_that_is_written_at_run_time(register):
 
     async def bench(ctx):
         await classify(ctx)
+        ctx.set(reset, 1)
         for number, first, data in loads(memories, 50):
+            assert len(data) == 50
             await load(ctx, network.write, number, data, first)
+        ctx.set(reset, 0)
         await classify(ctx)
 
     async def patience(ctx):
         await ctx.tick().repeat(20_000)
         raise AssertionError("the network gives no more logits")
 
-    simulator = Simulator(network)
+    simulator = Simulator(ResetInserter(reset)(network))
     simulator.add_clock(PERIOD)
     simulator.add_testbench(bench)
     simulator.add_testbench(patience, background=True)

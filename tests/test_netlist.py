@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from flightrtl import boards, modelfile, planner, toolchain
+from flightrtl import boards, golden, modelfile, planner, toolchain
+from flightrtl.contents import Shape, blank, loads
 from flightrtl.errors import BuildError, UserError
 from flightrtl.formats import ActivationFormat, FixedFormat
 from flightrtl.gateware import Network
+from flightrtl.loadable import loadable
 from flightrtl.model import Model, TensorType
 from flightrtl.progress import Progress
 from sim import compiler, netlist, verilator
@@ -19,6 +21,7 @@ from sim.compare import compare
 from sim.observed import Observed
 from sim.parallel import run_images
 from tests.models import random_images, random_layer, random_map, random_model
+from tests.test_loadable import other_model
 
 pytestmark = pytest.mark.skipif(compiler.search() is None, reason=compiler.INSTALL)
 
@@ -51,6 +54,40 @@ def test_multiplier_blocks_at_the_netlist_level(board, monkeypatch, tmp_path):
     result = compare(netlist.NetlistEngine(chosen, Progress()), model, plan,
                      random_images(rng, model, 20), np.zeros(20, int))
     assert (result.images, result.mismatches) == (20, 0)
+
+
+@pytest.mark.parametrize("board", ["ice40", "ecp5"])
+def test_weights_written_into_block_ram(board, monkeypatch, tmp_path):
+    """Another model's, while the network is in reset, as a link does it."""
+    monkeypatch.setenv("FLIGHTRTL_CACHE", str(tmp_path))
+    rng = np.random.default_rng(6)
+    source = TensorType((3, 3, 2), ActivationFormat(4))
+    layer = random_layer(rng, "dense", source, random_map(rng, source, 2), k=[1, 2, 1],
+                         exponent_bits=2, output=ActivationFormat(12, True))
+    chosen, model = boards.load(board), Model("first", source, (layer,))
+    first = loadable(model, chosen.family, writable=True)
+    plan = planner.plan(first, chosen, target_rate=1000)
+    shape, other = Shape.of(first, plan), other_model(model)
+    new = shape.network(shape.fit(other))
+    network = Network(first, plan.foldings, memory_register=chosen.memory_register)
+    blank(network.memories)
+    images = random_images(rng, model, 4)
+
+    def load(simulation):
+        simulation.set("rst", 1)
+        simulation.set("write__valid", 1)
+        for number, start, data in loads(new.memories, 24):
+            simulation.set("write__memory", number)
+            for address, byte in enumerate(data, start):
+                simulation.set("write__address", address)
+                simulation.set("write__data", byte)
+                simulation.tick()
+        simulation.set("write__valid", 0)
+        netlist.reset(simulation)
+
+    design = netlist.compile_netlist(network, chosen, Progress())
+    trace = run_images(design, network, images, patience=5000, prepare=load)
+    np.testing.assert_array_equal(trace.logits, golden.run(other, images))
 
 
 def inverted(verilog):

@@ -120,7 +120,7 @@ class LayerEngine(wiring.Component):
         The output map by row, column, filter; ``folded.folding.pixels`` pixels at a time. See
         :func:`~flightrtl.gateware.mapstream.map_shape`.
     write : In(WriteSignature)
-        With ``number`` only: into the memories, while no image is in the engine.
+        With ``number`` only: into the memories, while the engine is in reset.
     """
 
     i: stream.Interface

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..blockram import SEGMENT
 from ..formats import _integer
-from .weights import RomStream
+from .weights import NO_INIT, RomStream
 
 __all__ = ["LoadableStream", "MemoryContents", "WriteSignature"]
 
@@ -61,14 +61,12 @@ class WriteSignature(wiring.Signature):
 class LoadableStream(RomStream):
     """As :class:`RomStream`, in block RAM always, and with nothing derived from the contents.
 
-    With ``number`` it can be written. A byte that is written starts the stream again from its
-    first word, so that it has to be written where whoever takes the words would start again too:
-    when no image is in the network. Between a byte and the next cycle ``o.valid`` may fall though
-    nobody took the word.
+    With ``number`` it can be written, while it is in reset: words that it has read already would
+    be the old ones. A byte for an address behind the memory goes nowhere.
 
-    Cost: block RAM; a counter, 17 LUT4 on iCE40 for 360 words of 6 bytes. To be written, 56 LUT4
-    more there, and 15 on ECP5 (``python -m benchmarks components``). Latency and throughput:
-    :class:`RomStream`'s; after a byte that was written, as after reset.
+    Cost: block RAM; a counter, 17 LUT4 on iCE40 for 360 words of 6 bytes. To be written, 8 LUT4
+    more there, and 14 on ECP5 (``python -m benchmarks components``). Latency and throughput:
+    :class:`RomStream`'s.
 
     Parameters
     ----------
@@ -82,7 +80,7 @@ class LoadableStream(RomStream):
     o : Out(stream) of ``shape``
         The words.
     write : In(WriteSignature)
-        With ``number`` only.
+        With ``number`` only, and only while in reset.
     """
 
     o: stream.Interface
@@ -120,31 +118,23 @@ class LoadableStream(RomStream):
             port = contents.read_port()
             m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]
             return port.data
-        # An asynchronous port with a register that stays while a byte is written: a synchronous
-        # one promises the old word when it is written in the same cycle, for which Yosys adds
-        # logic.
+        # An asynchronous port and a register: a synchronous one promises the old word when it is
+        # written in the same cycle, for which Yosys adds logic. So it does for a register that
+        # starts with 0, and nobody looks at this one before it holds a word.
         port = contents.read_port(domain="comb")
-        word = Signal(self.width, reset_less=True)
+        word = Signal(self.width, reset_less=True, attrs=NO_INIT)
         m.d.comb += port.addr.eq(address)
-        with m.If(fetch & ~self.written):
+        with m.If(fetch):
             m.d.sync += word.eq(port.data)
         write = contents.write_port(granularity=8)
-        shift = (self.stride - 1).bit_length()
+        bus, shift = self.write, (self.stride - 1).bit_length()
+        written = Signal()
         m.d.comb += [
-            write.addr.eq(self.write.address >> shift),
-            write.data.eq(self.write.data.replicate(width // 8)),
+            written.eq(bus.valid & (bus.memory == self.number)
+                       & ~bus.address[shift + (self.depth - 1).bit_length():].any()),
+            write.addr.eq(bus.address[shift:]),
+            write.data.eq(bus.data.replicate(width // 8)),
         ]
         for lane in range(width // 8):
-            m.d.comb += write.en[lane].eq(
-                self.written & (self.write.address[:shift] == lane))
+            m.d.comb += write.en[lane].eq(written & (bus.address[:shift] == lane))
         return word
-
-    @property
-    def written(self) -> Value:
-        """Whether a byte is written now, and so the stream starts again."""
-        return self.write.valid & (self.write.memory == self.number)
-
-    def _restart(self, m: Module, *state: Signal) -> None:
-        if self.number is not None:
-            with m.If(self.written):
-                m.d.sync += [signal.eq(0) for signal in state]

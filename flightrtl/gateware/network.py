@@ -187,7 +187,8 @@ class Network(wiring.Component):
         If a layer is :class:`~flightrtl.gateware.framing.Framed` with ``flash``: to and from the
         flash.
     write : In(WriteSignature)
-        Of a writable model only: into :attr:`memories`, while no image is in the network.
+        Of a writable model only: into :attr:`memories`, while the network is in reset, as an
+        ``amaranth.ResetInserter`` around it does that.
 
     Raises
     ------

@@ -87,7 +87,4 @@ class ParameterStream(wiring.Component):
             m.d.sync += part.eq(Mux(last, 0, part + 1))
             with m.If(~last):
                 m.d.sync += earlier.eq(Cat(earlier, memory.o.payload)[memory.width:])
-        if memory.number is not None:
-            with m.If(memory.written):
-                m.d.sync += part.eq(0)
         return m

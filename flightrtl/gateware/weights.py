@@ -30,6 +30,11 @@ def block_ram(depth: int, width: int) -> dict[str, str]:
         {"ram_style": "block"} if depth * width >= BLOCK_BITS else {})
 
 
+NO_INIT = {"no_init": "1"}
+"""Attribute of a register whose first value nobody looks at, see :data:`flightrtl.implement.UNSET`.
+"""
+
+
 class RomStream(wiring.Component):
     """Words of a read-only memory as an endless stream: 0, 1, ..., depth - 1, 0, 1, ...
 
@@ -106,15 +111,10 @@ class RomStream(wiring.Component):
             with m.If(fetch):
                 m.d.sync += [word.eq(stored), valid.eq(fetched)]
             m.d.comb += [raw.eq(word), self.o.valid.eq(valid)]
-            self._restart(m, fetched, address, valid)
         else:
             m.d.comb += fetch.eq(~fetched | self.o.ready)
             m.d.comb += [raw.eq(stored), self.o.valid.eq(fetched)]
-            self._restart(m, fetched, address)
         return m
-
-    def _restart(self, m: Module, *state: Signal) -> None:
-        """Where the contents may change: what to clear when they do. Here they do not."""
 
 
 class WeightBuffer(RomStream):
