@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ from flightrtl.gateware import (
     WishboneRegisters,
     XnorPE,
 )
-from flightrtl.gateware.link import Deframer, Framer, Link, Responder
+from flightrtl.gateware.link import Deframer, Framer, Link, Loader, Responder
 from flightrtl.gateware.spi import SpiPeripheral
 from flightrtl.gateware.uart import Uart
 from flightrtl.loadable import loadable
@@ -153,10 +154,12 @@ def _network() -> Network:
     return Network(modelfile.load("digits"), {"conv1": Folding(1, 1), "dense1": Folding(1, 1)})
 
 
-def _link(make: Callable[[Frame, Identity], wiring.Component], model: str) -> wiring.Component:
+def _link(make: Callable[[Frame, Identity], wiring.Component], model: str,
+          loadable: bool = False) -> wiring.Component:
     """A link, or a part of it, for a bundled model."""
     loaded = modelfile.load(model)
-    return make(Frame.of(loaded), Identity.of(loaded, modelfile.sha256(model)))
+    identity = Identity.of(loaded, modelfile.sha256(model))
+    return make(Frame.of(loaded), replace(identity, loadable=loadable))
 
 
 COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
@@ -238,9 +241,13 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "SpiPeripheral": SpiPeripheral,
     "Deframer": Deframer,
     "Framer": Framer,
+    "Loader": Loader,
     "Responder for mnist": lambda: _link(Responder, "mnist"),
+    "the same, weights loadable": lambda: _link(Responder, "mnist", True),
     "Link for mnist": lambda: _link(Link, "mnist"),
+    "Link for mnist, weights loadable": lambda: _link(Link, "mnist", True),
     "Link for digits": lambda: _link(Link, "digits"),
+    "Link for digits, weights loadable": lambda: _link(Link, "digits", True),
 }
 """What is measured, by the name in the table."""
 

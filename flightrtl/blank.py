@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class BlankDesign:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{folder} holds no design with replaceable weights ({DESIGN} is "
-                            "missing): build one with --weights replaceable") from None
+                            "missing): build one with --weights replaceable, or loadable"
+                            ) from None
         except ValueError as error:
             raise UserError(f"{path} cannot be read ({error}): build it again") from error
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
@@ -82,6 +84,15 @@ class BlankDesign:
             raise UserError(f"{path} is damaged: its shape's hash is not the one that it states: "
                             "build it again")
         return design
+
+    @classmethod
+    def find(cls, shape: str, *, below: Path) -> BlankDesign | None:
+        """One of this shape, by its hash, in a build's folder ``below/BOARD/MODEL``."""
+        for path in sorted(below.glob(f"*/*/{DESIGN}")):
+            with contextlib.suppress(UserError):
+                if (design := cls.load(path.parent)).shape.hash == shape:
+                    return design
+        return None
 
     def save(self, folder: Path) -> None:
         """Write :data:`DESIGN`."""

@@ -59,15 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_number(int, 1, 1000, "a number of tries"), metavar="N",
                         help="place and route with N seeds and keep the fastest (default: one, "
                              "and up to three more while timing is only just missed)")
-    parser.add_argument("--weights", choices=("fixed", "replaceable"), default="fixed",
+    parser.add_argument("--weights", choices=("fixed", "replaceable", "loadable"), default="fixed",
                         help="replaceable: the finished bitstream takes other models of the same "
-                             "shape, see --reuse (default: %(default)s)")
+                             "shape, see --reuse; loadable: the running board does too, see "
+                             "flightrtl.host load-weights (default: %(default)s)")
     parser.add_argument("--room", metavar="K", type=_number(float, 0.001, 64, "a number of terms"),
-                        help="with --weights replaceable: terms per weight to have room for, in "
-                             "the mean of each layer (default: as many as the model has)")
+                        help="with weights that are not fixed: terms per weight to have room "
+                             "for, in the mean of each layer (default: as many as the model has)")
     parser.add_argument("--reuse", type=Path, metavar="DIR",
                         help="put --model into the finished design in DIR, built with --weights "
-                             "replaceable: seconds, no synthesis, no place and route")
+                             "replaceable or loadable: seconds, no synthesis, no place and route")
     parser.add_argument("--link", choices=("uart", "spi"), default="uart",
                         help="the line to the host: the board's serial port, or the pins that its "
                              "file names for SPI (default: %(default)s)")

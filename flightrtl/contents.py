@@ -36,7 +36,7 @@ from .loadable import Capacity, LoadableModel, padded
 from .model import INPUT, Convolution, Dense, Join, Layer, Model, SumPool
 from .planner.plan import Plan
 
-__all__ = ["Misfit", "Shape", "blank", "fill", "loads", "placeholder"]
+__all__ = ["Misfit", "Shape", "blank", "fill", "loadable_shape", "loads", "placeholder"]
 
 
 class Misfit(UserError):
@@ -137,6 +137,11 @@ class Shape:
         return Network(model, self.foldings(model), memory_register=self.memory_register,
                        queues={names[int(place)]: tuple(depths)
                                for place, depths in self.queues.items()})
+
+
+def loadable_shape(model: Model, plan: Plan) -> str:
+    """The hash of the shape of a design whose weights can be loaded; nothing for other designs."""
+    return Shape.of(model, plan).hash if isinstance(model, LoadableModel) and model.writable else ""
 
 
 def _map(shape: Sequence[int], form: ActivationFormat) -> dict[str, Any]:

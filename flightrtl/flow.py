@@ -22,7 +22,7 @@ from . import __version__, boards, export, modelfile
 from .blank import DESIGN, BlankDesign
 from .boards import Board
 from .cache import Cache, digest, file_digest, source_digest
-from .contents import Shape, blank, fill
+from .contents import Shape, blank, fill, loadable_shape
 from .errors import BuildError, UserError
 from .files import atomic_write, work_folder
 from .gateware import Framed, FramedLayer, FrameEngine, Network, require_supported
@@ -39,7 +39,7 @@ from .loadable import LoadableModel, loadable
 from .model import Convolution, Dense, Model
 from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
-from .protocol import Identity
+from .protocol import Frame, Identity
 from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
 from .top import Top, link_report, require_link
@@ -47,7 +47,7 @@ from .top import Top, link_report, require_link
 __all__ = ["Request", "accuracy", "build", "estimate", "prepare", "program", "publish",
            "write_verilog"]
 
-WEIGHTS = "fixed", "replaceable"
+WEIGHTS = "fixed", "replaceable", "loadable"
 """What can be asked for, see :class:`Request`."""
 
 _RETRIES = 3
@@ -79,12 +79,12 @@ class Request:
         buffers.
     output : Path, optional
         Where the products go; ``build/<board>/<model>`` if None.
-    weights : {"fixed", "replaceable"}
+    weights : {"fixed", "replaceable", "loadable"}
         Whether the contents of the finished bitstream can be replaced by another model's, see
-        :mod:`flightrtl.reuse`.
+        :mod:`flightrtl.reuse`; and whether those of the running design can too, over the link.
     terms : float, optional
-        For replaceable weights, terms per weight to have room for, in the mean over a layer's
-        filters; as many as the model has if None.
+        For weights that are not fixed, terms per weight to have room for, in the mean over a
+        layer's filters; as many as the model has if None.
     link : {"uart", "spi"}
         The line to the host.
     flash : str, optional
@@ -124,14 +124,19 @@ class _Job:
         self.output = request.output or Path("build", self.board.name, self.model.name)
         self.design: Model = self.model
         """What the hardware is made for: the model, padded if its weights can be replaced."""
-        if request.weights == "replaceable":
+        self.writable = request.weights == "loadable"
+        if request.weights != "fixed":
             if request.dataflow == "frame":
                 raise UserError("weights of layers with frame-based reuse cannot be replaced: "
-                                "leave out --weights replaceable, or --dataflow frame")
-            self.design = loadable(self.model, self.board.family, terms=request.terms)
+                                f"leave out --weights {request.weights}, or --dataflow frame")
+            if self.writable and Frame.of(self.model).load_bytes < 1:
+                raise UserError(f"an image of model {self.model.name!r} is too small for weights "
+                                "to be loaded: leave out --weights loadable")
+            self.design = loadable(self.model, self.board.family, terms=request.terms,
+                                   writable=self.writable)
         elif request.terms is not None:
-            raise UserError("room for more terms is for replaceable weights only: ask for them too "
-                            "(--weights replaceable), or leave it out (--room)")
+            raise UserError("room for more terms is for weights that are not fixed: ask for that "
+                            "too (--weights replaceable, or loadable), or leave it out (--room)")
 
     def plan(self, progress: Progress) -> Plan:
         """Choose the foldings."""
@@ -225,8 +230,8 @@ def build(request: Request, progress: Progress) -> tuple[str, str]:
 
     chosen = job.plan(progress)
     progress.step("elaborating")
-    top = Top(job.design, chosen, job.board, identity=Identity.of(job.model, job.sha256),
-              link=request.link)
+    top = Top(job.design, chosen, job.board, link=request.link, identity=Identity.of(
+        job.model, job.sha256, design=loadable_shape(job.design, chosen)))
     memories = top.system.memories
     blank(memories)
     build_plan = prepare(top, job.board, platform,
@@ -297,6 +302,9 @@ def write_verilog(request: Request, path: Path, progress: Progress) -> None:
     See :func:`flightrtl.export.write_verilog`.
     """
     job = _Job(request, link=False)
+    if job.writable:
+        raise UserError("exported Verilog has no link to load weights over: leave out --weights "
+                        "loadable")
     yosys = find("yosys")
     chosen = job.plan(progress)
     progress.step("elaborating")
@@ -452,7 +460,8 @@ def _report(job: _Job, chosen: Plan, versions: Mapping[str, str],
         link=link_report(job.board, float(chosen.clock_mhz), job.request.link),
         estimate={key: {"used": total[key], "available": have[key]} for key in RESOURCES},
         weights={"kind": job.request.weights, "shape": design.shape.hash if design else None,
-                 "reused": None},
+                 "reused": None, "load_lut4": round(chosen.overhead["loading"].lut4)
+                 if "loading" in chosen.overhead else 0},
         flash=_flash_report(job, chosen, result is not None))
     if result is None:
         return report

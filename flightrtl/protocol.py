@@ -33,10 +33,10 @@ from .formats import ActivationFormat, _integer
 from .model import Model
 from .modelfile import ModelError
 
-__all__ = ["CHECKSUM_BYTES", "ESCAPE", "FLAG", "FLIP", "HASH_BYTES", "HEADER_BYTES", "REPLY",
-           "VERSION", "Counters", "Decoder", "Frame", "Identity", "LinkError", "Reply", "Request",
-           "Status", "Type", "checksum", "encode", "link_problems", "load_body", "request",
-           "shape_hash", "value_bytes"]
+__all__ = ["CHECKSUM_BYTES", "ESCAPE", "FLAG", "FLIP", "HASH_BYTES", "HEADER_BYTES",
+           "LOAD_HEADER_BYTES", "REPLY", "VERSION", "Counters", "Decoder", "Frame", "Identity",
+           "LinkError", "Reply", "Request", "Status", "Type", "checksum", "encode", "link_problems",
+           "load_body", "request", "shape_hash", "value_bytes"]
 
 FLAG = 0x7E
 """Stands between frames, and nowhere else."""
@@ -59,6 +59,9 @@ CHECKSUM_BYTES = 4
 Why not two: of 10,000 frames of which 20 % are damaged beyond any guarantee, 2,000 / 2**16 = 3 % of
 runs would take one for good with CRC-16, and 2,000 / 2**32 = one run in two million with CRC-32.
 """
+
+LOAD_HEADER_BYTES = 3
+"""Of the body of a request to load weights before the weights: memory, address."""
 
 HASH_BYTES = 8
 """How much of a SHA-256 stands for a model or a shape."""
@@ -85,9 +88,11 @@ class Type(enum.IntEnum):
     RESET = 0x04
     """No body. Counters start again from 0. Reply: nothing but its status."""
     LOAD = 0x05
-    """Body: :func:`load_body`. Weights, for designs that can take them. Reply: status only."""
+    """Body: :func:`load_body`. Weights, for designs that can take them: images are refused from
+    then on, and the device names no model. Reply: status only."""
     COMMIT = 0x06
-    """Body: hash of the model whose weights were loaded. Reply: status only."""
+    """Body: hash of the model whose weights were loaded, which the device names from then on.
+    Reply: status only."""
 
 
 class Status(enum.IntEnum):
@@ -102,6 +107,7 @@ class Status(enum.IntEnum):
     NOT_LOADABLE = 0x04
     """The design's weights are fixed."""
     WEIGHTS_INCOMPLETE = 0x05
+    """Weights are being loaded: load all of them, and say so."""
 
 
 def checksum(content: bytes) -> bytes:
@@ -294,9 +300,11 @@ class Identity:
     Parameters
     ----------
     model : bytes
-        First :data:`HASH_BYTES` of the SHA-256 of its model's file.
+        First :data:`HASH_BYTES` of the SHA-256 of its model's file; zeros while weights are being
+        loaded.
     shape : bytes
-        :func:`shape_hash` of its model.
+        :func:`shape_hash` of its model; where weights can be loaded, the hash of the design's
+        :class:`~flightrtl.contents.Shape`.
     image_bytes : int
         Of an image.
     classes : int
@@ -317,14 +325,22 @@ class Identity:
     _FORMAT = f"<B{HASH_BYTES}s{HASH_BYTES}sHHB"
 
     @classmethod
-    def of(cls, model: Model, sha256: str, *, loadable: bool = False) -> Identity:
+    def of(cls, model: Model, sha256: str, *, design: str = "") -> Identity:
         """That of a design for a model.
 
-        ``sha256`` is of the model's file, in hexadecimal; the hash is 0 if it is empty.
+        Parameters
+        ----------
+        model : Model
+            What is in it.
+        sha256 : str
+            Of the model's file, in hexadecimal; the hash is 0 if it is empty.
+        design : str
+            Where weights can be loaded, the hash of the design's shape, in hexadecimal.
         """
         frame = Frame.of(model)
-        return cls(bytes.fromhex(sha256)[:HASH_BYTES].ljust(HASH_BYTES, b"\0"), shape_hash(model),
-                   frame.image_bytes, frame.classes, loadable)
+        return cls(bytes.fromhex(sha256)[:HASH_BYTES].ljust(HASH_BYTES, b"\0"),
+                   bytes.fromhex(design) or shape_hash(model), frame.image_bytes, frame.classes,
+                   bool(design))
 
     @classmethod
     def parse(cls, reply: Reply) -> Identity:
@@ -341,6 +357,13 @@ class Identity:
         version, model, shape, size, classes, flags = struct.unpack(
             cls._FORMAT, reply.check(struct.calcsize(cls._FORMAT)))
         return cls(model, shape, size, classes, bool(flags & 1), version)
+
+    def may_be(self, model: Model) -> bool:
+        """Whether a model of this shape can be in the design, as far as can be told from here."""
+        if self.loadable:       # its shape is another thing
+            frame = Frame.of(model)
+            return (frame.image_bytes, frame.classes) == (self.image_bytes, self.classes)
+        return shape_hash(model) == self.shape
 
     @property
     def body(self) -> bytes:
@@ -383,7 +406,10 @@ class Counters:
 
 
 def load_body(memory: int, address: int, data: bytes) -> bytes:
-    """Body of a request of type :attr:`Type.LOAD`: bytes for a memory, from an address on."""
+    """Body of a request of type :attr:`Type.LOAD`: bytes for a memory, from an address on.
+
+    It must be as long as an image: see :attr:`Frame.load_bytes`.
+    """
     return struct.pack("<BH", _integer(memory, "memory", 0, 0xFF),
                        _integer(address, "address", 0, 0xFFFF)) + data
 
@@ -457,6 +483,11 @@ class Frame:
     def image_bytes(self) -> int:
         """Body of a request to classify."""
         return value_bytes(self.input.bits) * self.size
+
+    @property
+    def load_bytes(self) -> int:
+        """Bytes for a memory in a request to load weights: its body is as long as an image."""
+        return self.image_bytes - LOAD_HEADER_BYTES
 
     @property
     def winner_bits(self) -> int:

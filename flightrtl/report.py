@@ -132,8 +132,9 @@ class Report:
     front : sequence of FrontPoint
         What else the board could do with the model, of an estimate.
     weights : mapping, optional
-        ``kind`` (``fixed``, ``replaceable``); of a design whose weights can be replaced, the hash
-        of its ``shape``, and the folder that it was ``reused`` from, if it was.
+        ``kind`` (``fixed``, ``replaceable``, ``loadable``); of a design whose weights can be
+        replaced, the hash of its ``shape``, and the folder that it was ``reused`` from, if it was;
+        ``load_lut4``: an estimate of what it takes to load them, which is a part of the rest.
     link : mapping
         The line to a host: its ``kind``, with ``baud`` (``uart``) or ``max_sck_mhz`` (``spi``).
     flash : mapping, optional
@@ -161,7 +162,7 @@ class Report:
     bitstream: str | None = None
     front: Sequence[FrontPoint] = ()
     weights: Mapping[str, Any] = field(default_factory=lambda: {
-        "kind": "fixed", "shape": None, "reused": None})
+        "kind": "fixed", "shape": None, "reused": None, "load_lut4": 0})
     link: Mapping[str, Any] = field(default_factory=dict)
     flash: Mapping[str, Any] | None = None
 
@@ -272,8 +273,9 @@ class Report:
                 f"SPI, up to {math.floor(100 * self.link['max_sck_mhz']) / 100:g} MHz"
                 if self.link["kind"] == "spi" else f"serial port, {self.link['baud']:,} baud"))
         if self.weights["shape"]:
-            origin = self.weights["reused"]
+            origin, cells = self.weights["reused"], self.weights.get("load_lut4")
             lines.append(f"weights     {self.weights['kind']}, shape {self.weights['shape']}"
+                         + (f", about {cells} logic cells for it" if cells else "")
                          + (f", in the design of {origin}" if origin else ""))
         if self.flash is not None:
             lines.append(

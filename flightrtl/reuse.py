@@ -2,9 +2,9 @@
 # (Networks are made for their contents, not to become hardware.)
 """Another model into a finished design: new contents of its block RAMs, in seconds.
 
-The design must have been built with ``--weights replaceable``, and the model must be of its shape,
-see :mod:`flightrtl.contents`. The bitstream is the one that a build of that model with the same
-plan would end with.
+The design must have been built with ``--weights replaceable`` or ``loadable``, and the model must
+be of its shape, see :mod:`flightrtl.contents`. The bitstream is the one that a build of that model
+with the same plan would end with.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def reuse(folder: Path, model: str, output: Path | None,
     progress.done()
     packer = find(design.tools.tools[-1])
     with work_folder(output) as work:
-        identity = Identity.of(loaded, modelfile.sha256(model))
+        writable = report.weights["kind"] == "loadable"
+        identity = Identity.of(loaded, modelfile.sha256(model),
+                               design=design.shape.hash if writable else "")
         memories: list[LoadableStream | MemoryContents] = [
             *network.memories, Layout(Frame.of(loaded)).memory(identity)]
         bitstream = design.bitstream(folder, memories, tool=packer, folder=work,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import ClockDomain, Const, Instance, Module, Signal
+from amaranth import ClockDomain, Const, Instance, Module, ResetInserter, Signal
 from amaranth.build.res import ResourceError
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In, Out
@@ -43,7 +43,8 @@ class SerialNetwork(wiring.Component):
         :class:`~flightrtl.gateware.spi.SpiPeripheral`, for example. It has the streams ``o`` (from
         the host) and ``i`` (to the host), ``lost``, and the line's pins.
     identity : Identity, optional
-        What the host is told; by default that of a model without a file.
+        What the host is told; by default that of a model without a file. Of a writable model, one
+        that says so.
 
     Members
     -------
@@ -66,6 +67,9 @@ class SerialNetwork(wiring.Component):
                          register=plan.board.memory_register)
         self.network = Network(model, plan.foldings, memory_register=plan.board.memory_register,
                                queues=plan.queues)
+        if self.network.writable != self.link.responder.identity.loadable:
+            raise ValueError("the identity must say whether weights can be loaded: they can if the "
+                             "network is writable")
         self.pins = {name: member for name, member in transport.signature.members.items()
                      if name not in ("i", "o", "lost")}
         super().__init__({
@@ -82,7 +86,12 @@ class SerialNetwork(wiring.Component):
         m = Module()
         m.submodules.transport = transport = self.transport
         m.submodules.link = link = self.link
-        m.submodules.network = self.network
+        if self.network.writable:
+            # No word of the old weights stays anywhere, nor a part of an image.
+            m.submodules.network = ResetInserter(link.loading)(self.network)
+            wiring.connect(m, link.write, self.network.write)
+        else:
+            m.submodules.network = self.network
         wiring.connect(m, transport.o, link.i)
         wiring.connect(m, link.o, transport.i)
         wiring.connect(m, link.image, self.network.i)

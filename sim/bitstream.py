@@ -44,7 +44,6 @@ from flightrtl.protocol import (
     Reply,
     Type,
     request,
-    shape_hash,
 )
 from flightrtl.toolchain import Tool
 
@@ -297,7 +296,7 @@ def simulate(design: Design, chip: Chip, board: Board, model: Model, images: Int
         identity = Identity.parse(_ask(line, request(Type.IDENTIFY, 0), patience))
     except (LinkError, BuildError) as error:
         raise BuildError(f"asked what it is: {error}") from None
-    if identity.shape != shape_hash(model):
+    if not identity.may_be(model):
         raise BuildError(f"the bitstream is of another network than {model.name!r}")
     for number, image in enumerate(images):
         line.wait(2 * math.ceil(line.bit))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from flightrtl.boards import Board
+from flightrtl.contents import loadable_shape
 from flightrtl.errors import UserError
 from flightrtl.model import Model
 from flightrtl.planner import Plan
@@ -27,7 +28,8 @@ def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = N
     Parameters
     ----------
     model, plan : Model, Plan
-        The network and its foldings for a board.
+        The network and its foldings for a board. Weights can be loaded if it is a writable
+        :class:`~flightrtl.loadable.LoadableModel`.
     sha256 : str
         Of the model's file: what the board says of itself.
     baud : int, optional
@@ -36,7 +38,8 @@ def compile_board(model: Model, plan: Plan, sha256: str, *, baud: int | None = N
         Told what is going on.
     """
     design = SerialNetwork(model, plan, serial_port(plan.clock_mhz, baud or plan.board.uart.baud),
-                           identity=Identity.of(model, sha256))
+                           identity=Identity.of(model, sha256,
+                                                design=loadable_shape(model, plan)))
     return cxxrtl.build(with_flash(design), progress=progress)
 
 

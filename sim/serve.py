@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Protocol
 
 from flightrtl import boards, modelfile, planner
+from flightrtl.blank import BlankDesign
+from flightrtl.contents import Shape
 from flightrtl.errors import UserError
 from flightrtl.gateware import require_supported
 from flightrtl.host.terminal import bar, colours
+from flightrtl.loadable import LoadableModel, loadable
 from flightrtl.progress import Progress
 
 from . import compiler
@@ -169,14 +172,25 @@ def serving(board: Served, *, link: Path | None = None) -> Iterator[Server]:
 
 
 def make_board(model: str, board: str, *, baud: int | None, target_rate: float | None = None,
-               flash: str | None = None, progress: Progress) -> VirtualBoard:
-    """A virtual board with a model on it; the arguments are those of the command line."""
+               flash: str | None = None, output: Path | None = None,
+               progress: Progress) -> VirtualBoard:
+    """A virtual board with a model on it; the arguments are those of the command line.
+
+    With ``output``, weights can be loaded, and what :func:`flightrtl.host.weights.find_shape`
+    needs for that is in that folder.
+    """
     if baud is not None and not 300 <= baud <= 100_000_000:
         raise UserError(f"--baud must be 300 to 100,000,000, not {baud:,}")
-    network = modelfile.load(model)
+    network, kind = modelfile.load(model), boards.load(board)
     require_supported(network, link=True)
     compiler.find()
-    plan = planner.plan(network, boards.load(board), target_rate=target_rate, flash=flash)
+    if output is not None:
+        network = loadable(network, kind.family, writable=True)
+    plan = planner.plan(network, kind, target_rate=target_rate, flash=flash)
+    if output is not None:
+        assert isinstance(network, LoadableModel)
+        output.mkdir(parents=True, exist_ok=True)
+        BlankDesign(Shape.of(network, plan), kind.family, ()).save(output)
     progress.step(f"virtual {plan.board.name} with {network.name}")
     design = compile_board(network, plan, modelfile.sha256(model), baud=baud, progress=progress)
     progress.done()
@@ -199,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
                         help="inferences per second that the network is planned for")
     parser.add_argument("--flash", metavar="LAYER",
                         help="as for a build: the layer whose weights are in the flash, or auto")
+    parser.add_argument("--weights", choices=("fixed", "loadable"), default="fixed",
+                        help="loadable: flightrtl.host load-weights puts other models of the same "
+                             "shape on the board (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help="with --weights loadable: folder for what load-weights must know of "
+                             "the design (default: build/<board>/<model>-virtual)")
     parser.add_argument("--link", type=Path, metavar="PATH",
                         help="make a symbolic link to the port, for as long as it is there")
     parser.add_argument("--real-time", action="store_true",
@@ -212,8 +232,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; Ctrl-C is its end."""
     options = _parser().parse_args(arguments)
     progress = Progress()
+    output = None
+    if options.weights == "loadable":
+        output = options.output or Path("build", boards.load(options.board).name,
+                                        f"{modelfile.load(options.model).name}-virtual")
+    elif options.output is not None:
+        raise UserError("--output is for --weights loadable: ask for that too, or leave it out")
     board = make_board(options.model, options.board, baud=options.baud,
-                       target_rate=options.target_rate, flash=options.flash,
+                       target_rate=options.target_rate, flash=options.flash, output=output,
                        progress=progress)
     server = Server(board, link=options.link, real_time=options.real_time)
     colour = colours(sys.stderr)

@@ -1,9 +1,11 @@
 """A device in Python that speaks the protocol: the gateware's double, at the speed of NumPy."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from flightrtl import golden, modelfile
 from flightrtl.protocol import (
+    HASH_BYTES,
     Counters,
     Decoder,
     Frame,
@@ -19,16 +21,17 @@ from flightrtl.protocol import (
 class FakeBoard:
     """Answers at once; `replies` may change what it sends for a request, as a list of bytes."""
 
-    def __init__(self, model="digits", *, baud=1_000_000, loadable=False, replies=None):
+    def __init__(self, model="digits", *, baud=1_000_000, design="", replies=None):
         self.model = modelfile.load(model)
         self.sha256 = modelfile.sha256(model)
         self.frame = Frame.of(self.model)
-        self.identity = Identity.of(self.model, self.sha256, loadable=loadable)
+        self.identity = Identity.of(self.model, self.sha256, design=design)
         self.baud = self.host_baud = baud
         self.clock_hz = Fraction(10 * baud)     # a cycle is a hundredth of a byte
         self.seconds = 0.0
         self.requests = []
         self.loaded = []
+        self.complete = True
         self.taken = 0
         self._decoder = Decoder()
         self._replies = replies or (lambda request, reply: [reply])
@@ -72,6 +75,8 @@ class FakeBoard:
         if request.type == Type.CLASSIFY:
             if len(request.body) != self.frame.image_bytes:
                 return reply(Status.BAD_LENGTH)
+            if not self.complete:
+                return reply(Status.WEIGHTS_INCOMPLETE)
             image = golden.np.array(self.frame.image(request.body)).reshape(
                 1, *self.model.input.shape)
             logits = golden.run(self.model, image)[0]
@@ -86,6 +91,12 @@ class FakeBoard:
         if request.type in (Type.LOAD, Type.COMMIT):
             if not self.identity.loadable:
                 return reply(Status.NOT_LOADABLE)
+            complete = request.type == Type.COMMIT
+            if len(request.body) != (HASH_BYTES if complete else self.frame.image_bytes):
+                return reply(Status.BAD_LENGTH)
+            self.complete = complete
+            self.identity = replace(self.identity,
+                                    model=request.body if complete else bytes(HASH_BYTES))
             self.loaded.append(request)
             return reply()
         return reply(Status.UNKNOWN_TYPE)

@@ -153,6 +153,43 @@ def test_a_clock_that_the_pll_cannot_give(command, tmp_path):
     assert "--frequency" in err
 
 
+def test_weights_that_can_be_loaded_cost_cells(command):
+    reports = []
+    for kind in ("replaceable", "loadable"):
+        status, out, _ = command("--estimate", "--json", "--target-rate", "1000", "--weights", kind)
+        assert status == 0
+        reports.append(json.loads(out))
+    cells = [report["estimate"]["resources"]["lut4"]["used"] for report in reports]
+    weights = [report["weights"] for report in reports]
+    assert [each["kind"] for each in weights] == ["replaceable", "loadable"]
+    assert weights[0]["load_lut4"] == 0
+    assert cells[1] - cells[0] == weights[1]["load_lut4"] > 80
+    status, out, _ = command("--estimate", "--target-rate", "1000", "--weights", "loadable")
+    assert status == 0
+    assert "\nloading " in out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--dataflow", "frame"], "leave out --weights loadable, or --dataflow frame"),
+    (["--verilog", "x.v"], "no link to load weights over"),
+])
+def test_weights_that_cannot_be_loaded(command, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = command("--weights", "loadable", *arguments)
+    assert status == 2
+    assert message in err
+
+
+def test_an_image_too_small_for_a_request_to_load(command, tmp_path):
+    tiny = random_model(np.random.default_rng(1), input_shape=(1, 1, 3), kinds=["dense"],
+                        input_format=ActivationFormat(8), name="tiny")
+    modelfile.save(tiny, tmp_path / "tiny.safetensors")
+    status, _, err = command("--weights", "loadable", "--estimate",
+                             model=tmp_path / "tiny.safetensors")
+    assert status == 2
+    assert "image of model 'tiny' is too small for weights to be loaded" in err
+
+
 def test_an_estimate_runs_no_tool_and_writes_nothing(command, fakes, tmp_path, monkeypatch,
                                                      model_file):
     monkeypatch.chdir(tmp_path)
@@ -492,7 +529,8 @@ def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
         flow.build(flow.Request(model=model_file, board="none"), progress)
     with pytest.raises(BuildError):
         flow.build(flow.Request(model=model_file, frequency=400), progress)
-    with pytest.raises(ValueError, match="must be one of fixed, replaceable, not 'Fixed'"):
+    with pytest.raises(ValueError,
+                       match="must be one of fixed, replaceable, loadable, not 'Fixed'"):
         flow.Request(weights="Fixed")
 
 

@@ -52,7 +52,7 @@ def commands(path):
 
 
 SUBCOMMANDS = {"benchmarks": {"link"}, "sim": {"demo", "serve"},
-               "flightrtl.host": {"bench", "classify", "identify", "watch"}}
+               "flightrtl.host": {"bench", "classify", "identify", "load-weights", "watch"}}
 
 
 @cache

@@ -5,16 +5,24 @@ here, however it came about: whatever the line carries, with resets at any time.
 buffer may be anything, and so may the checksum's register.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.hdl import Assert, Assume
 
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware.link import Responder, State
-from flightrtl.gateware.link.layout import BODY, COUNTERS, COUNTERS_END, HOME, IDENTITY_END
-from flightrtl.protocol import Frame, Identity
+from flightrtl.gateware.link.layout import (
+    BODY,
+    COUNTERS,
+    COUNTERS_END,
+    HOME,
+    IDENTITY_END,
+    MODEL_HASH,
+)
+from flightrtl.protocol import HASH_BYTES, LOAD_HEADER_BYTES, Frame, Identity
 from tests.formal import (
     Failed,
     Unproved,
@@ -26,12 +34,13 @@ from tests.formal import (
     stream_rules,
 )
 
-FRAME = Frame(ActivationFormat(2), 3, ActivationFormat(9, True), 2)
-IDENTITY = Identity(bytes(8), bytes(8), 3, 2)
+FRAME = Frame(ActivationFormat(2), 4, ActivationFormat(9, True), 2)
+IDENTITY = Identity(bytes(8), bytes(8), FRAME.image_bytes, FRAME.classes)
 
 
-def responder(bug=None):
-    return (planted(Responder, *bug) if bug else Responder)(FRAME, IDENTITY)
+def responder(bug=None, loadable=False):
+    return (planted(Responder, *bug) if bug else Responder)(
+        FRAME, replace(IDENTITY, loadable=loadable))
 
 
 class Spec(Elaboratable):
@@ -49,9 +58,12 @@ class Spec(Elaboratable):
     some: Any
     spoilt: Any
     odd: Any
+    body: Any
+    load: Any
 
     def __init__(self, dut):
         self.dut = dut
+        self.loadable = dut.identity.loadable
 
     def elaborate(self, platform):
         m = Module()
@@ -62,6 +74,8 @@ class Spec(Elaboratable):
                             ("page", 1), ("counters", 1), ("classify", 1), ("complete", 1),
                             ("some", 1), ("spoilt", 1), ("odd", 1)):
             setattr(self, name, internal(self, f"dut.{name}", width))
+        self.body, self.load = ((internal(self, "dut.body", 1), internal(self, "dut.load", 1))
+                                if self.loadable else (self.classify & self.complete, Const(0)))
         self.results = results = Signal(range(FRAME.classes))
         last = results == FRAME.classes - 1
         # The second follows from the rules of streams, since the result was valid in RESULT.
@@ -69,7 +83,7 @@ class Spec(Elaboratable):
                      Assume(dut.result.valid | ~self.at(State.HIGH, State.CLASS), "it stays")]
         with m.If(dut.result.valid & dut.result.ready):
             m.d.sync += results.eq(Mux(last, 0, results + 1))
-        self.invariants(m)
+        self.invariants(m, dut)
         self.claim(m, dut)
         return m
 
@@ -80,7 +94,7 @@ class Spec(Elaboratable):
         """Whether the place is one of ``low`` to ``high``, both included."""
         return (self.place >= low) & (self.place <= high)
 
-    def invariants(self, m):
+    def invariants(self, m, dut):
         """Where the place is in each state."""
         layout, place, results = self.layout, self.place, self.results
         header = self.within(HOME, HOME + 1)
@@ -104,6 +118,31 @@ class Spec(Elaboratable):
             State.CLOSE: place == HOME,
             State.COUNT: header | self.within(COUNTERS - 1, COUNTERS_END),
         }
+        if self.loadable:
+            hash_end = BODY + HASH_BYTES
+            # Where the word is that of the place, and what happens in the other cycles.
+            places |= {
+                State.MODEL: (self.within(BODY, hash_end - ~self.odd) & self.body
+                              & ~self.classify),
+                State.LOAD: (self.within(BODY, layout.image_end - self.odd) & self.load
+                             & ~self.body),
+            }
+            starts = (self.state == State.SKIP) & (self.body | self.load)
+            m.d.comb += [
+                Assert(~starts | (self.odd == ((place != HOME) & ~self.body)), "at another time"),
+                Assert(~(starts & self.body) | (place == HOME + 1), "twice on the way"),
+                Assert((self.state != State.IMAGE) | ~self.load, "weights and an image"),
+                Assert(~self.body | self.at(State.DECODE, State.SKIP, State.MODEL)
+                       | (self.state == State.IMAGE) & (place == BODY) & ~self.offer,
+                       "a body at another time"),
+                Assert(~self.load | self.at(State.DECODE, State.SKIP, State.MODEL, State.LOAD),
+                       "weights at another time"),
+                Assert(~self.load | ~self.classify | (self.state == State.DECODE),
+                       "weights as an image"),
+                Assert(~(self.classify & dut.loading), "an image while weights are loaded"),
+                Assert(~self.load | self.body | dut.loading | (self.state == State.DECODE),
+                       "weights while images are taken"),
+            ]
         m.d.comb += Assert(self.at(*places), "there is no such state")
         for state, where in places.items():
             m.d.comb += Assert((self.state != state) | where, f"{state.name}: wrong place")
@@ -165,6 +204,34 @@ class WholeImages(Spec):
         ]
 
 
+class Writes(Spec):
+    """Weights and the model's hash are written, with their own bytes, after a good checksum only:
+    while the network is in reset, and in no other place.
+    """
+
+    def claim(self, m, dut):
+        place, bus = self.place, dut.write
+        target = internal(self, "dut.target", 7)
+        left = internal(self, "dut.loader.left", 2)
+        before = Signal.like(place)
+        m.d.sync += before.eq(place)
+        checked = Signal()
+        with m.If(self.state == State.RECEIVE):
+            m.d.sync += checked.eq(dut.i.valid & dut.i.ready & dut.i.payload.end & ~self.spoilt
+                                   & internal(self, "dut.match", 1))
+        model, head = (self.state == State.MODEL) & self.put, BODY + LOAD_HEADER_BYTES
+        m.d.comb += [
+            Assert(self.at(State.RECEIVE, State.COUNT) | checked, "no good frame has come"),
+            Assert(~bus.valid | dut.loading & (self.state == State.LOAD), "in a network at work"),
+            Assert(~(bus.valid | model) | (place == before), "the byte of another place"),
+            Assert(~self.load | (self.state == State.DECODE) | (left == Mux(
+                self.state != State.LOAD, LOAD_HEADER_BYTES,
+                Mux(place < head, head - place, 0))), "the head is lost"),
+            Assert(~model | (target == place - BODY + MODEL_HASH), "not the hash"),
+            Assert(~self.put | model | (target == place), "another place"),
+        ]
+
+
 class Returns(Spec):
     """From any state, if flags arrive, the network takes and gives, and replies can leave, it is
     ready for a frame after a time that a number shows which falls in every cycle.
@@ -184,19 +251,21 @@ class Returns(Spec):
 
     def order(self, m):
         """How many states follow, at most."""
-        feeds = self.classify & self.complete
         order = Signal(4)
         follow = [State.COUNT, State.CLOSE, State.TRAILER, State.SEND, State.OPEN, State.CLASS,
-                  State.RESULT, State.STATUS, None, State.IMAGE, None, State.DECODE,
-                  State.RECEIVE]
+                  State.RESULT, State.STATUS, None, State.IMAGE, None, State.MODEL, None,
+                  State.DECODE, State.RECEIVE]
+        together = {State.RESULT: (State.RESULT, State.HIGH),
+                    State.IMAGE: (State.IMAGE, State.LOAD)}
         for number, state in enumerate(follow, 1):
             if state is not None:
-                with m.If(self.at(state, State.HIGH) if state == State.RESULT
-                          else self.state == state):
+                with m.If(self.at(*together.get(state, (state,)))):
                     m.d.comb += order.eq(number)
-        with m.If(self.state == State.SKIP):
-            m.d.comb += order.eq(Mux(feeds, follow.index(State.IMAGE) + 2,
-                                     follow.index(State.STATUS) + 2))
+        with m.If(self.state == State.SKIP):    # before the state that follows
+            after = Mux(self.body, Mux(self.classify, follow.index(State.IMAGE),
+                                       follow.index(State.MODEL)),
+                        Mux(self.load, follow.index(State.IMAGE), follow.index(State.STATUS)))
+            m.d.comb += order.eq(after + 2)
         return order
 
     def local(self, m):
@@ -219,7 +288,9 @@ class Returns(Spec):
                     (State.RESULT, 2 * (FRAME.classes - self.results) + 1),
                     (State.HIGH, 2 * (FRAME.classes - self.results)),
                     (State.SEND, 16 * left + byte), (State.TRAILER, 16 * (HOME + 4 - place) + byte),
-                    (State.COUNT, 2 * counts + ~self.odd)):
+                    (State.COUNT, 2 * counts + ~self.odd),
+                    (State.MODEL, 2 * (BODY + HASH_BYTES - place) + self.odd),
+                    (State.LOAD, 2 * (layout.image_end - place) + ~self.odd)):
                 with m.Case(state):
                     m.d.comb += local.eq(value)
         return local
@@ -251,10 +322,32 @@ CASES = {
 }
 """What is claimed, each with a planted bug that breaks it."""
 
+LOADS = ("m.d.sync += [loading.eq(load), clear.eq(0), body.eq(0),",
+         "m.d.sync += [loading.eq(load & self.i.valid), clear.eq(0), body.eq(0),")
+
+
+class Everything(Writes):
+    """All of it, of a responder that loads weights."""
+
+    def claim(self, m, dut):
+        for claim in (Writes, *CASES):
+            claim.claim(self, m, dut)
+
+    order, local = Returns.order, Returns.local
+
 
 @pytest.mark.parametrize("claim", CASES)
 def test_holds_from_any_state(claim):
     prove(claim(responder()), depth=1, reset=True)
+
+
+def test_all_of_it_holds_where_weights_are_loaded():
+    prove(Everything(responder(loadable=True)), depth=1, reset=True)
+
+
+def test_twin_that_writes_weights_into_a_network_at_work(tmp_path):
+    with pytest.raises((Failed, Unproved)):
+        prove(Writes(responder(LOADS, loadable=True)), depth=1, reset=True, folder=tmp_path)
 
 
 @pytest.mark.parametrize("claim", CASES)

@@ -101,25 +101,6 @@ def test_bench_sees_a_wrong_logit(capsys):
     assert right is not board.model
 
 
-def test_load_weights(tmp_path, capsys):
-    np.savez(tmp_path / "memories.npz", **{"0": np.arange(70, dtype=np.uint8)})
-    board = FakeBoard(loadable=True)
-    with serving(board) as server:
-        status, text = run(capsys, "load-weights", "digits", tmp_path / "memories.npz", "--port",
-                           server.path, "--json")
-        assert status == 0
-        assert json.loads(text)["bytes"] == 70
-        assert len(board.loaded) == 4
-        np.savez(tmp_path / "bad.npz", x=np.arange(70))
-        for name, message in (("bad.npz", "memory 'x' must have a number"),
-                              ("none.npz", "no such file")):
-            with pytest.raises(UserError, match=message):
-                run(capsys, "load-weights", "digits", tmp_path / name, "--port", server.path)
-    (tmp_path / "text.npz").write_text("x")
-    with pytest.raises(UserError, match="not a file of memory contents"):
-        run(capsys, "load-weights", "digits", tmp_path / "text.npz")
-
-
 def test_watch_a_folder(port, folder, capsys):
     status, text = run(capsys, "watch", folder, "--old", "--images", "2", "--port", port)
     assert status == 0

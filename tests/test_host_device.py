@@ -6,8 +6,7 @@ import pytest
 from flightrtl import golden, modelfile, samples
 from flightrtl.errors import UserError
 from flightrtl.host.device import Answer, Device, DeviceError, NoAnswer
-from flightrtl.host.weights import check_loadable, load_weights
-from flightrtl.protocol import ESCAPE, FLAG, Reply, Status, Type, load_body
+from flightrtl.protocol import Reply, Status, Type
 from sim.faulty import FAULTS, FaultyLine
 from tests.fakeboard import FakeBoard
 
@@ -200,33 +199,6 @@ def test_counters_and_reset():
     assert device.counters().taken == 1
     device.reset()
     assert device.counters().taken == 1
-
-
-def test_weights_are_loaded_in_pieces():
-    board = FakeBoard(loadable=True)
-    device, line = open_device(board, any_model=True)
-    line.rate = 0.1
-    memories = {0: bytes(range(100)), 3: bytes([FLAG, ESCAPE] * 20)}
-    assert load_weights(device, MODEL, "12" * 32, memories) == 140
-    there = {0: bytearray(100), 3: bytearray(40)}
-    for request in board.loaded:
-        if request.type == Type.LOAD:
-            number, address = request.body[0], int.from_bytes(request.body[1:3], "little")
-            assert request.body == load_body(number, address, request.body[3:])
-            there[number][address:address + len(request.body) - 3] = request.body[3:]
-    assert there == memories
-    assert board.loaded[-1].body == bytes([0x12] * 8)
-
-
-def test_weights_that_cannot_be_loaded():
-    device, _ = open_device(any_model=True)
-    with pytest.raises(UserError, match="the weights of the design on the board are fixed"):
-        check_loadable(device, MODEL)
-    device, _ = open_device(FakeBoard(loadable=True), any_model=True)
-    with pytest.raises(UserError, match="for other layers than those of 'mnist'"):
-        check_loadable(device, modelfile.load("mnist"))
-    with pytest.raises(DeviceError, match="NOT_LOADABLE"):
-        open_device()[0].commit("00" * 32)
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -1,9 +1,11 @@
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from flightrtl import protocol
@@ -21,14 +23,15 @@ from flightrtl.protocol import (
     Request,
     Status,
     Type,
+    load_body,
     request,
 )
 from tests.streams import PERIOD, run_streams
 
 
-def identity_of(frame):
+def identity_of(frame, loadable=False):
     return Identity(b"the mode", bytes([FLAG, ESCAPE, 0, 1, 2, 3, 4, 255]), frame.image_bytes,
-                    frame.classes)
+                    frame.classes, loadable)
 
 
 class Rig:
@@ -40,13 +43,14 @@ class Rig:
         Cycles between two bytes from the host.
     stall : float
         Chance that the network, or what takes the bytes to the host, pauses in a cycle.
-    register : bool
+    register, loadable : bool
         Of the link.
     """
 
-    def __init__(self, frame, *, gap=1, seed=0, stall=0.0, register=False):
+    def __init__(self, frame, *, gap=1, seed=0, stall=0.0, register=False, loadable=False):
         self.frame = frame
-        self.dut = Link(frame, identity_of(frame), register=register)
+        self.dut = Link(frame, identity_of(frame, loadable), register=register)
+        self.writes = []
         self.random = random.Random(seed)
         self.stall = stall
         self.gap = gap
@@ -100,6 +104,15 @@ class Rig:
             self.replies += map(Reply.parse, self.decoder.feed(bytes([byte])))
             assert not self.decoder.damaged
 
+    async def memories(self, ctx):
+        """What is written: memory, address, byte."""
+        bus, loading = self.dut.write, self.dut.loading
+        async for _, _, valid, held, memory, address, byte in ctx.tick().sample(
+                bus.valid, loading, bus.memory, bus.address, bus.data):
+            if valid:
+                assert held, "the network is not in reset"
+                self.writes.append((memory, address, byte))
+
     async def send(self, ctx, data):
         for byte in data:
             ctx.set(self.dut.i.payload, byte)
@@ -128,11 +141,15 @@ class Rig:
     async def counters(self, ctx):
         return Counters.parse(await self.ask(ctx, request(Type.STATUS, 99)))
 
-    def run(self, bench):
-        simulator = Simulator(self.dut)
+    def run(self, bench, reset=None):
+        """``reset``: for the link, if it has one."""
+        simulator = Simulator(self.dut if reset is None else ResetInserter(reset)(self.dut))
         simulator.add_clock(PERIOD)
         simulator.add_testbench(bench)
-        for other in (self.network, self.transmitter):
+        others = [self.network, self.transmitter]
+        if self.dut.responder.identity.loadable:
+            others.append(self.memories)
+        for other in others:
             simulator.add_testbench(other, background=True)
         simulator.run()
 
@@ -190,6 +207,111 @@ def test_identity_counters_reset(register):
         assert await rig.ask(ctx, frame.request(8, image)) == rig.reply(8, image)
 
     rig.run(bench)
+
+
+@pytest.mark.parametrize("register", [False, True])
+@pytest.mark.parametrize("frame", [FRAMES[0], FRAMES[3]])
+def test_weights_are_written_and_the_model_is_named(frame, register):
+    """No image is taken and no model is named between the first weights and the last."""
+    rig = Rig(frame, register=register, loadable=True, gap=0)
+    image, = images(frame, 1)
+    data = bytes([FLAG, ESCAPE, *range(frame.load_bytes - 2)])
+    right = rig.reply(7, image)
+
+    async def model(ctx):
+        identity = Identity.parse(await rig.ask(ctx, request(Type.IDENTIFY, 1)))
+        assert identity == replace(identity_of(frame, True), model=identity.model)
+        return identity.model
+
+    async def bench(ctx):
+        assert await rig.ask(ctx, frame.request(7, image)) == right
+        assert await model(ctx) == b"the mode"
+        for number, address in ((3, 0xFFFE), (0, 0)):
+            rig.writes.clear()
+            body = load_body(number, address, data)
+            assert await rig.ask(ctx, request(Type.LOAD, 2, body)) == Reply(Type.LOAD, 2)
+            wanted = [(number, address + n & 0xFFFF, byte) for n, byte in enumerate(data)]
+            assert list(dict.fromkeys(rig.writes)) == wanted
+            assert len(rig.writes) == len(data)
+            assert await model(ctx) == bytes(8)
+            assert await rig.ask(ctx, frame.request(8, image)) == Reply(
+                Type.CLASSIFY, 8, Status.WEIGHTS_INCOMPLETE)
+        assert await rig.ask(ctx, request(Type.RESET, 9)) == Reply(Type.RESET, 9)
+        assert await rig.ask(ctx, frame.request(8, image)) == Reply(
+            Type.CLASSIFY, 8, Status.WEIGHTS_INCOMPLETE)
+        assert await rig.counters(ctx) == Counters(taken=0, refused=1)
+        rig.writes.clear()
+        for name in (b"another.", bytes([FLAG, ESCAPE] * 4)):
+            assert await rig.ask(ctx, request(Type.COMMIT, 4, name)) == Reply(Type.COMMIT, 4)
+            assert await model(ctx) == name
+            assert await rig.ask(ctx, frame.request(7, image)) == right
+        assert rig.writes == []
+        assert len(rig.images) == 3
+
+    rig.run(bench)
+
+
+def test_requests_to_load_that_are_not_whole_write_nothing():
+    frame = FRAMES[0]
+    rig = Rig(frame, loadable=True, gap=0)
+    image, = images(frame, 1)
+    body = load_body(0, 0, bytes(frame.load_bytes))
+    wrong = [(Type.LOAD, body[:-1]), (Type.LOAD, body + b"\0"), (Type.LOAD, b""),
+             (Type.COMMIT, b""), (Type.COMMIT, b"anothe."), (Type.COMMIT, b"another.."),
+             (Type.COMMIT, body)]
+
+    async def bench(ctx):
+        for n, (kind, content) in enumerate(wrong):
+            assert await rig.ask(ctx, Request(kind, n, content).encode()) == Reply(
+                kind, n, Status.BAD_LENGTH)
+        for kind, content in ((Type.LOAD, body), (Type.COMMIT, b"another.")):
+            wire = bytearray(request(kind, 1, content))
+            wire[-8] ^= 0x10
+            await rig.send(ctx, wire)
+            await rig.send(ctx, request(kind, 1, content)[:-2])
+            await rig.send(ctx, [FLAG])
+        for kind in (0, 7, 8, 13, 14):
+            assert await rig.ask(ctx, Request(kind, 3, body).encode()) == Reply(
+                kind, 3, Status.UNKNOWN_TYPE)
+        assert await rig.counters(ctx) == Counters(damaged=4, refused=len(wrong) + 5)
+        assert rig.writes == []
+        assert not ctx.get(rig.dut.loading)
+        assert Identity.parse(await rig.ask(ctx, request(Type.IDENTIFY, 1))).model == b"the mode"
+        assert await rig.ask(ctx, frame.request(7, image)) == rig.reply(7, image)
+
+    rig.run(bench)
+
+
+def test_weights_are_incomplete_after_a_reset_too():
+    """The memories keep what was written, so this is no way out."""
+    frame = FRAMES[0]
+    rig = Rig(frame, loadable=True, gap=0)
+    image, = images(frame, 1)
+    load = request(Type.LOAD, 1, load_body(0, 0, bytes(frame.load_bytes)))
+    reset = Signal()
+
+    async def bench(ctx):
+        await rig.send(ctx, load)
+        await ctx.tick().repeat(32)
+        for _ in range(2):      # in the middle of the request, and at rest
+            ctx.set(reset, 1)
+            await ctx.tick()
+            ctx.set(reset, 0)
+            rig.decoder = Decoder()
+            assert await rig.answer(ctx, NOTHING) is None
+            assert await rig.ask(ctx, frame.request(8, image)) == Reply(
+                Type.CLASSIFY, 8, Status.WEIGHTS_INCOMPLETE)
+        assert Identity.parse(await rig.ask(ctx, request(Type.IDENTIFY, 1))).model == bytes(8)
+        await rig.ask(ctx, request(Type.COMMIT, 4, b"another."))
+        assert await rig.ask(ctx, frame.request(7, image)) == rig.reply(7, image)
+
+    rig.run(bench, reset)
+
+
+def test_a_request_to_load_needs_room():
+    frame = Frame(ActivationFormat(8), 3, ActivationFormat(8, True), 2)
+    with pytest.raises(ValueError, match="an image has 3 bytes.* it must have 4 or more"):
+        Link(frame, identity_of(frame, True))
 
 
 @pytest.mark.parametrize("frame", [FRAMES[2], FRAMES[4]])

@@ -139,7 +139,14 @@ def test_what_is_no_reply():
 def test_identity_of_a_model():
     model = modelfile.load("digits")
     digest = modelfile.sha256("digits")
-    identity = Identity.of(model, digest, loadable=True)
+    identity = Identity.of(model, digest, design="0123456789abcdef")
+    assert identity.loadable
+    assert identity.shape.hex() == "0123456789abcdef"
+    fixed = Identity.of(model, digest)
+    assert (fixed.loadable, fixed.shape) == (False, shape_hash(model))
+    for each in (identity, fixed):
+        assert each.may_be(model)
+        assert not each.may_be(modelfile.load("mnist"))
     assert len(identity.body) == 22
     assert (identity.image_bytes, identity.classes) == (64, 10)
     assert identity.model.hex() == digest[:16]

@@ -173,6 +173,13 @@ def test_the_design_says_what_it_is():
     converse(dut, bench)
 
 
+def test_the_identity_must_say_whether_weights_can_be_loaded():
+    model = small_model(6, activation_bits=8)
+    chosen = plan(model, boards.load("icebreaker"))
+    with pytest.raises(ValueError, match="the identity must say whether weights can be loaded"):
+        SerialNetwork(model, chosen, Uart(4), identity=Identity.of(model, "", design="ab" * 8))
+
+
 def test_the_fastest_line_loses_no_byte():
     """Four cycles per bit, and an image takes less time on the line than in the network."""
     model = two_layers(k=(2, 2, 1))

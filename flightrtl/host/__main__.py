@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import boards, datasets, modelfile
@@ -81,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("load-weights", parents=[line, form],
                                help="load another model's weights into the design on the board")
     each.add_argument("model", metavar="MODEL", help="bundled model, or the path of a model file")
-    each.add_argument("memories", metavar="MEMORIES",
-                      help="its weights as the memories of the design hold them (.npz)")
+    each.add_argument("--design", type=Path, metavar="DIR",
+                      help="folder that the design on the board was built in (default: the one "
+                           "below build that is of that design)")
     each.set_defaults(run=_load_weights)
     each = commands.add_parser("watch", parents=[line, model, form, seen],
                                help="classify each new file of a folder, or what a camera sees")
@@ -149,8 +151,11 @@ def _identify(options: argparse.Namespace) -> int:
     speed = (f"{device.port.mhz:g} MHz" if isinstance(device.port, SpiPort) else
              f"{document['baud']:,} baud")
     print(f"port      {document['port']}, {speed}, protocol {identity.version}")
-    print(f"model     {document['model'] or 'none that comes with flightrtl'} "
-          f"(its file's SHA-256 begins with {identity.model.hex()})")
+    if identity.loadable and not any(identity.model):
+        print("model     none: loading one did not come to its end")
+    else:
+        print(f"model     {document['model'] or 'none that comes with flightrtl'} "
+              f"(its file's SHA-256 begins with {identity.model.hex()})")
     print(f"network   {identity.image_bytes:,} bytes an image, {identity.classes} classes, "
           f"weights {'can be loaded' if identity.loadable else 'are fixed'}")
     if counted is not None:
@@ -251,17 +256,17 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _load_weights(options: argparse.Namespace) -> int:
     model, sha256 = modelfile.load(options.model), modelfile.sha256(options.model)
-    memories = weights.read_memories(options.memories)
     progress = Progress()
     with _connect(options, any_model=True) as device:
+        shape = weights.find_shape(device, options.design)
         progress.step(f"loading {model.name}")
-        sent = weights.load_weights(device, model, sha256, memories, progress.update)
+        sent = weights.load_weights(device, model, sha256, shape, progress.update)
         progress.done(f"{sent:,} bytes")
     if options.json:
         print(json.dumps({"model": model.name, "sha256": sha256, "bytes": sent,
                           "line": device.statistics.as_json()}, indent=2))
     else:
-        print(f"{model.name}: {sent:,} bytes of weights loaded")
+        print(f"{model.name}: {sent:,} bytes of weights loaded, and the board has that model now")
     return 0
 
 

@@ -19,6 +19,7 @@ from ..errors import BuildError, UserError
 from ..model import Model
 from ..protocol import (
     HASH_BYTES,
+    LOAD_HEADER_BYTES,
     VERSION,
     Counters,
     Decoder,
@@ -30,7 +31,6 @@ from ..protocol import (
     Type,
     load_body,
     request,
-    shape_hash,
 )
 
 _T = TypeVar("_T")
@@ -51,6 +51,7 @@ to 16 ms, and operating systems have other things to do."""
 
 _LATENCY = 0.05     # of an answer that is no reason to think that the device is slow, seconds
 _IDENTITY_BYTES = 35    # on the line
+_LOAD = "load its weights again (python -m flightrtl.host load-weights MODEL)"
 _PAUSE = 0.002      # before a request is sent again to a device that is busy, seconds
 
 
@@ -229,6 +230,7 @@ class Device:
         elif (known := self.known_model()) is not None:
             self.model, self.name = modelfile.load(known), known
         elif not any_model:
+            self._check_loaded()
             raise UserError(
                 f"the board has model {self.identity.model.hex()}, which is none of those that "
                 f"come with flightrtl ({', '.join(models.names())}): name its file with --model")
@@ -261,6 +263,7 @@ class Device:
         there = self.identity.model.hex()
         if sha256[:2 * HASH_BYTES] == there:
             return
+        self._check_loaded()
         known = self.known_model()
         has = f"model {known!r}" if known else "another model"
         raise UserError(
@@ -268,8 +271,13 @@ class Device:
             + (f"ask with --model {known}, " if known else "name the file of the model that is "
                "there with --model, ") + "or build and load a bitstream of this one")
 
+    def _check_loaded(self) -> None:
+        if self.identity.loadable and not any(self.identity.model):
+            raise UserError("there is no model on the board, since loading one did not come to its "
+                            f"end: {_LOAD}")
+
     def _check_shape(self, model: Model) -> None:
-        if shape_hash(model) != self.identity.shape:
+        if not self.identity.may_be(model):
             raise UserError(f"the network on the board has not the layers of model "
                             f"{model.name!r}")
 
@@ -290,15 +298,34 @@ class Device:
         """Let counters and network start again."""
         self._parsed(lambda reply: reply.check(0), self.ask(Type.RESET, answer=12))
 
+    @property
+    def load_bytes(self) -> int:
+        """Bytes that :meth:`load` takes."""
+        return self.identity.image_bytes - LOAD_HEADER_BYTES
+
     def load(self, memory: int, address: int, data: bytes) -> None:
-        """Write bytes into a memory of weights, from an address on."""
+        """Write :attr:`load_bytes` bytes into a memory of weights, from an address on.
+
+        The device has no model from then on until :meth:`commit`.
+        """
         self._parsed(lambda reply: reply.check(0),
                      self.ask(Type.LOAD, load_body(memory, address, data), answer=12))
 
-    def commit(self, sha256: str) -> None:
-        """Say that the weights are complete, and of which model file they are."""
+    def commit(self, model: Model, sha256: str) -> None:
+        """Say that the weights of a model file are complete: it is what the device has from now on.
+
+        Raises
+        ------
+        DeviceError
+            If the device does not say so afterwards.
+        """
         self._parsed(lambda reply: reply.check(0), self.ask(
             Type.COMMIT, bytes.fromhex(sha256)[:HASH_BYTES], answer=12))
+        self.identity = self.identify()
+        if self.identity.model.hex() != sha256[:2 * HASH_BYTES]:
+            raise DeviceError(f"the board says that it has model {self.identity.model.hex()} after "
+                              f"{sha256[:2 * HASH_BYTES]} was loaded", knob="load it again")
+        self.model, self.name, self.frame = model, model.name, Frame.of(model)
 
     def classify(self, image: ArrayLike) -> Answer:
         """Class and logits of an image.
@@ -339,8 +366,9 @@ class Device:
             return parse(reply)
         except LinkError as error:
             asked = reply.type.name if isinstance(reply.type, Type) else reply.type
-            raise DeviceError(f"{error} ({asked})",
-                              knob="is this the model that was built into the bitstream?") from None
+            knob = "is this the model that was built into the bitstream?"
+            raise DeviceError(f"{error} ({asked})", knob=_LOAD if (
+                reply.status == Status.WEIGHTS_INCOMPLETE) else knob) from None
 
     def ask(self, type: Type, body: bytes = b"", *, answer: int,
             tries: int | None = None) -> Reply:

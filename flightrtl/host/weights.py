@@ -2,80 +2,73 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..model import Model
-from ..protocol import shape_hash
 from .device import Device
 
-__all__ = ["check_loadable", "load_weights", "read_memories"]
+if TYPE_CHECKING:   # Amaranth, for those who load weights only
+    from ..contents import Shape
 
-_PIECE = 32
-"""Bytes in one request, at most: no longer than the image of any network, so it fits the device."""
+__all__ = ["BUILDS", "find_shape", "load_weights"]
 
-
-def read_memories(path: str | os.PathLike[str]) -> dict[int, bytes]:
-    """The contents of a design's memories, from a file of NumPy (``.npz``).
-
-    Each array in it is of ``uint8``, and its name is the memory's number.
-
-    Raises
-    ------
-    UserError
-        If it is no such file.
-    """
-    name = os.fspath(path)
-    try:
-        with np.load(name, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no such file") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
-        raise UserError(f"{name}: this is not a file of memory contents (.npz)") from None
-    for key, array in arrays.items():
-        if not (key.isdecimal() and int(key) <= 0xFF and array.dtype == np.uint8
-                and array.ndim == 1 and array.size <= 1 << 16):
-            raise UserError(f"{name}: memory {key!r} must have a number up to 255, and up to "
-                            "65,536 bytes as uint8")
-    return {int(key): array.tobytes() for key, array in arrays.items()}
+BUILDS = Path("build")
+"""Where builds leave their results unless told otherwise."""
 
 
-def check_loadable(device: Device, model: Model) -> None:
-    """Refuse a model that a device cannot load.
-
-    Raises
-    ------
-    UserError
-        If the design's weights are fixed, or it is one for other layers.
-    """
-    if not device.identity.loadable:
-        raise UserError("the weights of the design on the board are fixed: build a bitstream of "
-                        f"{model.name!r} instead (python -m flightrtl.build --model ...)")
-    if shape_hash(model) != device.identity.shape:
-        raise UserError(f"the design on the board is for other layers than those of "
-                        f"{model.name!r}: only weights of the same layers, formats and terms per "
-                        "filter can be loaded")
-
-
-def load_weights(device: Device, model: Model, sha256: str, memories: Mapping[int, bytes],
-                 progress: Callable[[str], None] = lambda text: None) -> int:
-    """Load a model's weights, after which the device names that model.
+def find_shape(device: Device, folder: Path | None = None) -> Shape:
+    """What is known of the design on a board: which models it takes, and how its memories lie.
 
     Parameters
     ----------
     device : Device
         Made with ``any_model``.
+    folder : Path, optional
+        Where the design was built. By default all folders below :data:`BUILDS` are looked through
+        for the design that the board names.
+
+    Raises
+    ------
+    UserError
+        If the design's weights are fixed, or that folder holds another design or none.
+    """
+    from ..blank import DESIGN, BlankDesign
+
+    identity, wanted = device.identity, device.identity.shape.hex()
+    if not identity.loadable:
+        raise UserError("the weights of the design on the board are fixed: build one that can load "
+                        "others (python -m flightrtl.build --weights loadable)")
+    if folder is not None:
+        shape = BlankDesign.load(folder).shape
+        if shape.hash != wanted:
+            raise UserError(f"the design on the board (shape {wanted}) is not the one in {folder} "
+                            f"(shape {shape.hash}): name the folder that it was built in")
+        return shape
+    if (design := BlankDesign.find(wanted, below=BUILDS)) is None:
+        raise UserError(f"no folder {BUILDS / '*' / '*' / DESIGN} is of the design on the board "
+                        f"(shape {wanted}): name the one that it was built in with --design")
+    return design.shape
+
+
+def load_weights(device: Device, model: Model, sha256: str, shape: Shape,
+                 progress: Callable[[str], None] = lambda text: None) -> int:
+    """Load a model's weights, after which the device computes and names that model.
+
+    If this does not come to its end, the device refuses images until weights are loaded.
+
+    Parameters
+    ----------
+    device : Device
+        The device, whose ``model`` it becomes.
     model : Model
-        Of the same layers as the one on the board.
+        One that fits the design.
     sha256 : str
         Of its file.
-    memories : mapping of int to bytes
-        The content of each memory, by its number in the design.
+    shape : Shape
+        Of the design, from :func:`find_shape`.
     progress : callable
         Told how far it is.
 
@@ -87,15 +80,14 @@ def load_weights(device: Device, model: Model, sha256: str, memories: Mapping[in
     Raises
     ------
     UserError, DeviceError
-        If the device cannot load it, or does not answer.
+        If the model does not fit the design, with every reason; or the device does not answer.
     """
-    check_loadable(device, model)
-    total = sum(map(len, memories.values()))
-    done = 0
-    for number, data in memories.items():
-        for start in range(0, len(data), _PIECE):
-            device.load(number, start, data[start:start + _PIECE])
-            done += len(data[start:start + _PIECE])
-            progress(f"{done:,} of {total:,} bytes")
-    device.commit(sha256)
-    return total
+    from ..contents import loads
+
+    network = shape.network(shape.fit(model))
+    pieces = list(loads(network.memories, device.load_bytes))
+    for done, (number, address, data) in enumerate(pieces):
+        progress(f"{done:,} of {len(pieces):,} pieces")
+        device.load(number, address, data)
+    device.commit(model, sha256)
+    return sum(len(data) for _, _, data in pieces)

@@ -17,7 +17,7 @@ from ..gateware.processing import processing_element
 from ..gateware.queue import StreamQueue
 from ..gateware.residual import ResidualAdd
 from ..gateware.weights import BLOCK_BITS
-from ..loadable import Capacity
+from ..loadable import Capacity, LoadableModel
 from ..model import MaxPool, Model, TensorType
 from ..protocol import Frame, link_problems
 
@@ -364,15 +364,24 @@ def forks_cost(model: Model) -> Cost:
 CLOCK_LUT4 = 25
 LINK_LUT4 = 330
 ARGMAX_BIT_LUT4 = 2.5
+# From components alone, and as much again as there are flip-flops without a LUT4.
+LOAD_LUT4 = {"ice40": 90, "ecp5": 65}
+"""What the link has more where weights can be loaded, and each layer's memories:"""
+LOAD_LAYER_LUT4 = {"ice40": 15, "ecp5": 17}
 
 
 def system_costs(model: Model, family: str) -> dict[str, Cost]:
     """What every design has besides its layers: clock, host link, and the winner's search.
 
     There is no link for a model that it cannot take (:func:`~flightrtl.protocol.link_problems`).
+    Where weights can be loaded, what that takes in the link and in the layers' memories is there
+    too.
     """
     bits = model.output.format.bits
     link = {} if link_problems(model) else {"link": Cost(
         lut4=LINK_LUT4, ff=120, bram=memory_brams(family, Layout(Frame.of(model)).end, 8))}
+    if isinstance(model, LoadableModel) and model.writable:
+        link["loading"] = Cost(lut4=LOAD_LUT4[family]
+                               + LOAD_LAYER_LUT4[family] * len(model.capacities), ff=30)
     return {"clock": Cost(lut4=CLOCK_LUT4, ff=16), **link,
             "argmax": Cost(lut4=round(ARGMAX_BIT_LUT4 * bits), ff=2 * bits + 8)}

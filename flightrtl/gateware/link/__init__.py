@@ -7,6 +7,7 @@ from .deframer import Deframer, token_layout
 from .framer import Framer
 from .layout import Layout
 from .link import Link
+from .loader import Loader
 from .responder import Responder, State
 
-__all__ = ["Deframer", "Framer", "Layout", "Link", "Responder", "State", "token_layout"]
+__all__ = ["Deframer", "Framer", "Layout", "Link", "Loader", "Responder", "State", "token_layout"]

@@ -55,6 +55,11 @@ class Layout:
         return BODY + CHECKSUM_BYTES
 
     @property
+    def commit_end(self) -> int:
+        """Address behind a frame whose body is the hash of a model."""
+        return BODY + HASH_BYTES + CHECKSUM_BYTES
+
+    @property
     def answer_end(self) -> int:
         """Address behind the body of a good answer."""
         return BODY + 1 + self.frame.answer_bytes

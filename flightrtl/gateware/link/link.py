@@ -9,17 +9,17 @@ from amaranth.lib.wiring import In, Out
 from ...protocol import Frame, Identity
 from .deframer import Deframer
 from .framer import Framer
-from .responder import Responder
+from .responder import NetworkSide, Responder
 
 __all__ = ["Link"]
 
 
-class Link(wiring.Component):
+class Link(NetworkSide):
     """The device's end of a link: a deframer, a responder and a framer.
 
     Whoever brings the bytes may lose some, double them, or stop at any time: at most the frame
-    that is hit is lost. A byte that is offered is taken within 30 cycles, whatever the network
-    does.
+    that is hit is lost. A byte that is offered is taken within 30 cycles, with ``register`` within
+    60, whatever the network does.
 
     Parameters
     ----------
@@ -38,16 +38,9 @@ class Link(wiring.Component):
         Bytes from the host.
     o : Out(stream) of 8 bits
         Bytes to the host.
-    lost, image, result, winner
+    lost, image, result, winner, write, loading
         As of :class:`~.responder.Responder`.
     """
-
-    i: stream.Interface
-    o: stream.Interface
-    lost: Signal
-    image: stream.Interface
-    result: stream.Interface
-    winner: Signal
 
     def __init__(self, frame: Frame, identity: Identity, *, register: bool = False) -> None:
         self.frame = frame
@@ -66,12 +59,16 @@ class Link(wiring.Component):
         wiring.connect(m, outside.i, deframer.i)
         wiring.connect(m, framer.o, outside.o)
         m.d.comb += self.winner.eq(responder.winner)
+        if responder.identity.loadable:
+            m.d.comb += self.loading.eq(responder.loading)
         if not self.register:
             m.submodules.responder = responder
             wiring.connect(m, deframer.o, responder.i)
             wiring.connect(m, responder.o, framer.i)
             wiring.connect(m, responder.image, outside.image)
             wiring.connect(m, outside.result, responder.result)
+            if responder.identity.loadable:
+                wiring.connect(m, responder.write, outside.write)
             m.d.comb += responder.lost.eq(self.lost)
             return m
         # In every second cycle the memory's word goes into a register and all else stands still.
@@ -84,4 +81,8 @@ class Link(wiring.Component):
                                (responder.image, self.image), (self.result, responder.result)):
             m.d.comb += [target.payload.eq(source.payload), target.valid.eq(source.valid & moves),
                          source.ready.eq(target.ready & moves)]
+        if responder.identity.loadable:
+            bus = responder.write
+            m.d.comb += [self.write.valid.eq(bus.valid & moves), self.write.memory.eq(bus.memory),
+                         self.write.address.eq(bus.address), self.write.data.eq(bus.data)]
         return m

@@ -13,12 +13,23 @@ from amaranth.lib.crc.catalog import CRC32_JAMCRC
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from ...protocol import CHECKSUM_BYTES, FLAG, REPLY, Frame, Identity, Type, value_bytes
+from ...protocol import (
+    CHECKSUM_BYTES,
+    FLAG,
+    LOAD_HEADER_BYTES,
+    REPLY,
+    Frame,
+    Identity,
+    Type,
+    value_bytes,
+)
+from ..loadablestream import WriteSignature
 from ..pe import activation_shape
 from .deframer import token_layout
-from .layout import HOME, Layout
+from .layout import BODY, HOME, MODEL_HASH, Layout
+from .loader import Loader
 
-__all__ = ["Responder", "State"]
+__all__ = ["NetworkSide", "Responder", "State"]
 
 
 class State(enum.IntEnum):
@@ -50,9 +61,26 @@ class State(enum.IntEnum):
     """Sends a flag."""
     COUNT = 13
     """Counts what became of the frame."""
+    MODEL = 14
+    """Writes the model's hash, or before weights are loaded, none."""
+    LOAD = 15
+    """Writes weights, a byte every other cycle."""
 
 
-class Responder(wiring.Component):
+class NetworkSide(wiring.Component):
+    """Members of a responder, and of the link around it."""
+
+    i: stream.Interface
+    o: stream.Interface
+    lost: Signal
+    image: stream.Interface
+    result: stream.Interface
+    winner: Signal
+    write: Any
+    loading: Signal
+
+
+class Responder(NetworkSide):
     """Takes requests from the host one after the other, and replies to each.
 
     A frame goes into a buffer, byte by byte. Nothing happens before it is there completely and
@@ -66,18 +94,22 @@ class Responder(wiring.Component):
     The same buffer holds, before the frames, what the device says about itself (in the initial
     contents of the memory, see :class:`~.layout.Layout`) and four counters.
 
-    Cost, for 784 8-bit values and 10 16-bit logits: 239 LUT4 and 2 block RAMs on iCE40, 227 LUT4
-    and 1 block RAM on ECP5 (Yosys 0.70, ``-abc9``). Latency: 6 cycles from a good frame's end to
-    the image's first value. Throughput: a byte every 14 cycles, and a value to the network every
-    other cycle. The bytes of a frame that follows at once wait up to 30 cycles, while the
-    counters are written.
+    If the identity says so, weights can be loaded. From the first of them until the host says that
+    they are complete, images are refused, and the model in the identity is none; after a reset
+    too, which leaves the memories as they are.
+
+    Cost, for 784 8-bit values and 10 16-bit logits: 236 LUT4 and 2 block RAMs on iCE40, 242 LUT4
+    and 1 block RAM on ECP5 (Yosys 0.70, ``-abc9``); to load weights, 77 and 51 LUT4 more. Latency:
+    6 cycles from a good frame's end to the image's first value. Throughput: a byte every 14 cycles,
+    and a value to the network every other cycle. The bytes of a frame that follows at once wait up
+    to 30 cycles, while the counters are written.
 
     Parameters
     ----------
     frame : Frame
         Sizes and formats.
     identity : Identity
-        What the device says about itself.
+        What the device says about itself at first.
     register : bool
         A register behind the buffer's memory, in a domain called ``always``; then whoever makes
         this lets ``sync`` move in every second cycle only, as :class:`~.link.Link` does.
@@ -96,19 +128,24 @@ class Responder(wiring.Component):
         From the network: ``logit``, ``winner``, ``last``. Not taken while an image is handed over.
     winner : Out(unsigned)
         Class of the last image, 0 at first.
-    """
+    write : Out(WriteSignature)
+        To the network's memories, where weights can be loaded.
+    loading : Out(1)
+        The same: whether they are incomplete. The network must be in reset then.
 
-    i: stream.Interface
-    o: stream.Interface
-    lost: Signal
-    image: stream.Interface
-    result: stream.Interface
-    winner: Signal
+    Raises
+    ------
+    ValueError
+        If weights are to be loaded and there is no room for them in a frame.
+    """
 
     def __init__(self, frame: Frame, identity: Identity, *, register: bool = False) -> None:
         self.frame = frame
         self.register = register
         self.identity = identity
+        if identity.loadable and frame.load_bytes < 1:
+            raise ValueError(f"an image has {frame.image_bytes} bytes, and so has a request to "
+                             f"load weights: it must have {LOAD_HEADER_BYTES + 1} or more")
         self.layout = Layout(frame)
         self.memory = self.layout.memory(identity)
         """What the buffer holds at first."""
@@ -123,11 +160,13 @@ class Responder(wiring.Component):
                 "last": 1,
             }))),
             "winner": Out(frame.winner_bits),
+            **({"write": Out(WriteSignature()), "loading": Out(1)} if identity.loadable else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         frame, layout, result = self.frame, self.layout, self.result
+        loadable = self.identity.loadable
         state = Signal(State)
         busy = state != State.RECEIVE
 
@@ -185,6 +224,23 @@ class Responder(wiring.Component):
         with m.If(bit == 7):
             m.d.comb += step.eq(1)
 
+        if loadable:
+            m.submodules.loader = loader = Loader()
+            wiring.connect(m, loader.write, wiring.flipped(self.write))
+            m.d.comb += [loader.data.eq(word), loader.start.eq(state == State.DECODE)]
+            # As the memories, it outlives a reset.
+            loading = Signal(reset_less=True)
+            m.d.comb += self.loading.eq(loading)
+            # The hash is two places further on in the page than in a request: that is an addition
+            # without an adder.
+            assert MODEL_HASH == BODY + 2 - 64
+            further = Cat(0, 1, place[1], place[1:3].all(), place[1:4].all(), 0, 1)
+            target = Signal.like(place)
+            m.d.comb += [target.eq(place ^ Mux(state == State.MODEL, further, 0)),
+                         write.addr.eq(target)]
+            body = Signal()                     # the request is one with a body to go through
+            load = Signal()                     # it is one to load weights
+            sized = Signal()                    # the frame is as long as one with a hash
         full = _reached(place, layout.end)
         exact = place == layout.image_end + CHECKSUM_BYTES
         if layout.image_end + CHECKSUM_BYTES == layout.end:
@@ -230,6 +286,8 @@ class Responder(wiring.Component):
                              self.i.ready.eq(rests & odd), write.data.eq(self.i.payload.data)]
                 m.d.sync += [complete.eq(exact), empty.eq(place == layout.empty_end), clear.eq(0),
                              event.eq(Cat(1, spoilt))]
+                if loadable:
+                    m.d.sync += sized.eq(place == layout.commit_end)
                 with m.If(self.i.valid & rests & odd):
                     with m.If(~self.i.payload.end):
                         m.d.sync += some.eq(1)
@@ -244,32 +302,66 @@ class Responder(wiring.Component):
             with m.Case(State.DECODE):
                 kind = word[:3]
                 near, known, right = Signal(), Signal(), Signal()
-                m.d.comb += [
-                    near.eq(~word[3:].any()),
-                    known.eq(kind.matches(Type.CLASSIFY, Type.IDENTIFY, Type.STATUS, Type.RESET)),
-                    right.eq(near & known & Mux(kind == Type.CLASSIFY, complete, empty)),
-                    write.data.eq(changed),
-                ]
+                m.d.comb += [near.eq(~word[3:].any()), write.data.eq(changed)]
                 m.d.sync += [
                     classify.eq(right & (kind == Type.CLASSIFY)),
-                    page.eq(right & kind[1]),
+                    page.eq(right & (kind.matches(Type.IDENTIFY, Type.STATUS) if loadable
+                                     else kind[1])),
                     counters.eq(kind[0]),
-                    clear.eq(right & (kind == Type.RESET)),
                     # One bit each: BAD_LENGTH, UNKNOWN_TYPE, NOT_LOADABLE.
                     error[0].eq(near & known & ~right),
                     error[1].eq(~near | kind.all() | ~kind.any()),
-                    error[2].eq(near & kind.matches(Type.LOAD, Type.COMMIT)),
                     event.eq(Cat(0, ~right)),
                 ]
+                if loadable:
+                    locked = loading & (kind == Type.CLASSIFY)
+                    length = Mux(kind.matches(Type.CLASSIFY, Type.LOAD), complete,
+                                 Mux(kind == Type.COMMIT, sized, empty))
+                    m.d.comb += [known.eq(kind.matches(*Type)),
+                                 right.eq(near & known & length & ~locked)]
+                    m.d.sync += [
+                        body.eq(right & kind.matches(Type.CLASSIFY, Type.LOAD, Type.COMMIT)),
+                        load.eq(right & (kind == Type.LOAD)),
+                        clear.eq(right & kind.matches(Type.LOAD, Type.RESET)),
+                        error[2].eq(near & locked),     # with the first: WEIGHTS_INCOMPLETE
+                    ]
+                else:
+                    m.d.comb += [
+                        known.eq(kind.matches(Type.CLASSIFY, Type.IDENTIFY, Type.STATUS,
+                                              Type.RESET)),
+                        right.eq(near & known & Mux(kind == Type.CLASSIFY, complete, empty)),
+                    ]
+                    m.d.sync += [
+                        clear.eq(right & (kind == Type.RESET)),
+                        error[2].eq(near & kind.matches(Type.LOAD, Type.COMMIT)),
+                    ]
                 with m.If(odd):
                     m.d.comb += [put.eq(1), step.eq(1)]
                     m.d.sync += state.eq(State.SKIP)
             with m.Case(State.SKIP):
                 m.d.comb += step.eq(1)
                 with m.If(place[1]):
-                    m.d.sync += state.eq(Mux(classify & complete, State.IMAGE, State.STATUS))
+                    m.d.sync += state.eq(
+                        Mux(body, Mux(classify, State.IMAGE, State.MODEL),
+                            Mux(load, State.LOAD, State.STATUS)) if loadable
+                        else Mux(classify & complete, State.IMAGE, State.STATUS))
+            if loadable:    # in the cycles in which the word is that of its place, see `odd`
+                with m.Case(State.MODEL):
+                    m.d.comb += write.data.eq(Mux(clear, 0, changed))
+                    with m.If(~odd):
+                        m.d.comb += [put.eq(1), step.eq(1)]
+                    with m.Elif(place[:4].all()):
+                        m.d.comb += home.eq(1)
+                        m.d.sync += [loading.eq(load), clear.eq(0), body.eq(0),
+                                     state.eq(State.SKIP)]
+                with m.Case(State.LOAD):
+                    with m.If(odd):
+                        m.d.comb += [loader.valid.eq(1), step.eq(1)]
+                    with m.Elif(_reached(place, layout.image_end)):
+                        m.d.comb += home.eq(1)
+                        m.d.sync += [load.eq(0), state.eq(State.SKIP)]
             with m.Case(State.IMAGE):
-                m.d.sync += complete.eq(0)
+                m.d.sync += body.eq(0) if loadable else complete.eq(0)
                 m.d.sync += [settled.eq(~second & ~settled & ~offer),
                              second.eq(settled | second & ~offer)] if wide else []
                 with m.If(offer):
