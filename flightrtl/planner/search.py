@@ -206,7 +206,7 @@ def _flash_layers(model: Model, board: Board, flash: str | None) -> list[str]:
                         "(docs/boards.md), or leave out --flash")
     if isinstance(model, LoadableModel):
         raise UserError("weights in a flash are no part of a design whose weights can be replaced: "
-                        "leave out --weights replaceable, or --flash")
+                        "leave out --weights, or --flash")
     bits = {layer.name: layer.terms.size * layer.format.code_bits for layer in model.layers
             if isinstance(layer, (Convolution, Dense)) and layer.groups == 1}
     if flash != "auto" and flash not in bits:
