@@ -495,7 +495,7 @@ def test_weights_in_the_flash(command, fakes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--flash", "nowhere"], "--flash takes one layer.*auto or .*not 'nowhere'"),
-    (["--flash", "auto", "--weights", "replaceable"], "leave out --weights replaceable"),
+    (["--flash", "auto", "--weights", "replaceable"], "leave out --weights, or --flash"),
     (["--flash", "auto", "--board", "versa_ecp5"], r"no flash for weights: add \[flash\]"),
     (["--flash", "LAST", "--verilog", "x.v"], "leave out --verilog, or --flash"),
 ])
