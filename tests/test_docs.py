@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import posttrain
+from benchmarks import dataflows, posttrain
 from flightrtl.gateware import Register
 from sim import compiler
 from tests.streams import run_streams
@@ -186,3 +186,9 @@ def test_the_training_page_quotes_post_training():
     for result in json.loads(posttrain.RESULTS.read_text(encoding="utf-8"))["results"]:
         assert result["mismatches"] == 0
         assert f"| {' | '.join(posttrain.line(result))} |" in text
+
+
+def test_the_page_of_data_flows_quotes_its_builds():
+    text = (ROOT / "docs" / "dataflows.md").read_text(encoding="utf-8")
+    for report in json.loads(dataflows.RESULTS.read_text(encoding="utf-8")):
+        assert f"| {' | '.join(dataflows.line(report))} |" in text
