@@ -283,8 +283,13 @@ CASES = {
         LoadableStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8, memory="array",
         unstable=("m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]",
                   "m.d.comb += [port.en.eq(1), port.addr.eq(address)]", PAYLOAD),
-        waits=("if self.number is not None:\n            with m.If(self.written):",
-               "if self.number is None:\n            with m.If(~self.o.ready):")),
+        waits=("    def as_bytes(self) -> bytes:",
+               "    def elaborate(self, platform):\n"
+               "        m = super().elaborate(platform)\n"
+               "        with m.If(~self.o.ready):\n"
+               "            m.d.comb += self.o.valid.eq(0)\n"
+               "        return m\n\n"
+               "    def as_bytes(self) -> bytes:")),
     "ParameterStream": Case(
         ParameterStream, {"words": [21, 9, 30], "width": 2, "shift_bits": 1, "parts": 2},
         patience=3, reach=9, memory="array",
