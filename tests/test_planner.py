@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 import gc
 import itertools
+import re
 import warnings
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from flightrtl.gateware.engine import ConvolutionEngine, sum_range
 from flightrtl.gateware.folding import FoldedLayer, Folding
 from flightrtl.gateware.network import Network
 from flightrtl.model import INPUT, Convolution, Dense, Model, TensorType
-from flightrtl.planner import Cost, front, plan
+from flightrtl.planner import Cost, designs, front, plan, search
 from flightrtl.planner.cost import (
     CHAIN_LUT4,
     PLACED_LUT4,
@@ -337,3 +338,18 @@ def test_terms_of_all_formats_have_a_cost():
     assert costs == sorted(costs)
     assert isinstance(model.layers[0], Dense | Convolution)
     assert model.layers[0].inputs == (INPUT,)
+
+
+def test_a_rate_that_waiting_makes_too_high_is_told_as_such(monkeypatch):
+    """The layers keep to it and there is room: it is not the device, nor a layer."""
+    class Waiting(designs.DesignSpace):
+        def _timing(self, design):
+            timing = super()._timing(design)
+            return replace(timing, interval=timing.interval + 1000)
+
+    monkeypatch.setattr(search, "DesignSpace", Waiting)
+    with pytest.raises(BuildError, match="leave 1000 cycles each, but where the layers wait for "
+                                         r"each other the network takes 1[0-9]{3}\n") as caught:
+        plan(two_layers(), ULX3S, target_rate=ULX3S.clock.default_mhz * 1e3)
+    assert caught.value.layer is None
+    assert re.match("--target-rate [0-9]+ or less", caught.value.knob or "")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from flightrtl import boards, flow, golden, modelfile
-from flightrtl.errors import BuildError
 from flightrtl.formats import ActivationFormat
 from flightrtl.gateware import Folding, Framed, FramedLayer, FrameEngine, Hardwired, Network
 from flightrtl.model import Model, TensorType
@@ -166,14 +165,3 @@ def test_takes_single_pixels():
     with pytest.raises(ValueError, match="'dense1' has a frame buffer and takes one pixel at a "
                                          "time, but 'pool1' gives 3"):
         Network(model, {"conv1": Folding(4, 1, pixels=6), "dense1": Framed(2, 8)})
-
-
-def test_a_rate_that_waiting_makes_too_high_is_told_as_such():
-    """Each layer alone keeps to 1,149 cycles, and there is room: it is not the device."""
-    model, board = modelfile.load("digits"), boards.load("ulx3s_12f")
-    with pytest.raises(BuildError, match="leave 1149 cycles each, but where the layers wait for "
-                                         "each other the network takes 1168") as caught:
-        plan(model, board, target_rate=87_000, dataflow="frame")
-    assert "--target-rate 85616 or less" in (caught.value.knob or "")
-    assert plan(model, board, target_rate=85_616,
-                dataflow="frame").cycles_per_inference == 1168
