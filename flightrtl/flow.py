@@ -39,7 +39,7 @@ from .loadable import LoadableModel, loadable
 from .model import Convolution, Dense, Model
 from .planner import LayerPlan, Plan, front, plan
 from .progress import Progress
-from .protocol import Frame, Identity
+from .protocol import Identity, require_loads
 from .report import RESOURCES, LayerReport, Report
 from .toolchain import find, without_amaranth_overrides
 from .top import Top, link_report, require_link
@@ -129,9 +129,8 @@ class _Job:
             if request.dataflow == "frame":
                 raise UserError("weights of layers with frame-based reuse cannot be replaced: "
                                 f"leave out --weights {request.weights}, or --dataflow frame")
-            if self.writable and Frame.of(self.model).load_bytes < 1:
-                raise UserError(f"an image of model {self.model.name!r} is too small for weights "
-                                "to be loaded: leave out --weights loadable")
+            if self.writable:
+                require_loads(self.model)
             self.design = loadable(self.model, self.board.family, terms=request.terms,
                                    writable=self.writable)
         elif request.terms is not None:

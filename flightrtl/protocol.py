@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .document import describe
+from .errors import UserError
 from .formats import ActivationFormat, _integer
 from .model import Model
 from .modelfile import ModelError
@@ -36,7 +37,7 @@ from .modelfile import ModelError
 __all__ = ["CHECKSUM_BYTES", "ESCAPE", "FLAG", "FLIP", "HASH_BYTES", "HEADER_BYTES",
            "LOAD_HEADER_BYTES", "REPLY", "VERSION", "Counters", "Decoder", "Frame", "Identity",
            "LinkError", "Reply", "Request", "Status", "Type", "checksum", "encode", "link_problems",
-           "load_body", "request", "shape_hash", "value_bytes"]
+           "load_body", "request", "require_loads", "shape_hash", "value_bytes"]
 
 FLAG = 0x7E
 """Stands between frames, and nowhere else."""
@@ -434,6 +435,13 @@ def _too_many(image_bytes: int, classes: int) -> list[str]:
 def link_problems(model: Model) -> list[str]:
     """All that keeps a model from the link, one sentence each; empty if nothing does."""
     return _too_many(value_bytes(model.input.format.bits) * model.input.size, model.output.size)
+
+
+def require_loads(model: Model) -> None:
+    """Raise :class:`UserError` if requests to load weights do not fit where images do."""
+    if Frame.of(model).load_bytes < 1:
+        raise UserError(f"an image of model {model.name!r} is too small for weights to be loaded: "
+                        "leave out --weights loadable")
 
 
 def shape_hash(model: Model) -> bytes:

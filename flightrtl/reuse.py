@@ -67,7 +67,7 @@ def reuse(folder: Path, model: str, output: Path | None,
         raise UserError(f"files in {folder} are missing or were changed since they were built: "
                         "build the design again")
     report = Report.from_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    loaded = modelfile.load(model)
+    loaded, sha256 = modelfile.load(model), modelfile.sha256(model)
     require_supported(loaded, link=True)
     fitted = design.shape.fit(loaded)
     output = output or Path("build", report.board, loaded.name)
@@ -80,7 +80,7 @@ def reuse(folder: Path, model: str, output: Path | None,
     packer = find(design.tools.tools[-1])
     with work_folder(output) as work:
         writable = report.weights["kind"] == "loadable"
-        identity = Identity.of(loaded, modelfile.sha256(model),
+        identity = Identity.of(loaded, sha256,
                                design=design.shape.hash if writable else "")
         memories: list[LoadableStream | MemoryContents] = [
             *network.memories, Layout(Frame.of(loaded)).memory(identity)]
@@ -89,7 +89,7 @@ def reuse(folder: Path, model: str, output: Path | None,
         for name in design.files:
             shutil.copyfile(folder / name, work / name)
         report = dataclasses.replace(
-            report, model=loaded.name, sha256=modelfile.sha256(model),
+            report, model=loaded.name, sha256=sha256,
             accuracy=accuracy(loaded.provenance),
             layers=[dataclasses.replace(row, name=layer.name).of(loaded)
                     for row, layer in zip(report.layers, loaded.layers, strict=True)],

@@ -23,6 +23,7 @@ from flightrtl.gateware import require_supported
 from flightrtl.host.terminal import bar, colours
 from flightrtl.loadable import LoadableModel, loadable
 from flightrtl.progress import Progress
+from flightrtl.protocol import require_loads
 
 from . import compiler
 from .board import VirtualBoard, compile_board
@@ -185,6 +186,7 @@ def make_board(model: str, board: str, *, baud: int | None, target_rate: float |
     require_supported(network, link=True)
     compiler.find()
     if output is not None:
+        require_loads(network)
         network = loadable(network, kind.family, writable=True)
     plan = planner.plan(network, kind, target_rate=target_rate, flash=flash)
     if output is not None:

@@ -12,6 +12,7 @@ from flightrtl import boards, golden, modelfile
 from flightrtl.blank import DESIGN, BlankDesign
 from flightrtl.contents import Misfit, Shape
 from flightrtl.errors import UserError
+from flightrtl.formats import ActivationFormat
 from flightrtl.host import __main__ as host
 from flightrtl.host import weights
 from flightrtl.host.device import Device, DeviceError
@@ -24,7 +25,7 @@ from sim import compiler, serve
 from sim.faulty import FaultyLine
 from sim.serve import make_board, serving
 from tests.fakeboard import FakeBoard
-from tests.models import random_images
+from tests.models import random_images, random_model
 from tests.test_loadable import other_model, small
 
 BAUD = 10_000_000       # 10 cycles a bit
@@ -249,3 +250,13 @@ def test_a_board_of_fixed_weights_says_so():
 def test_wrong_requests_to_serve(arguments, message):
     with pytest.raises(UserError, match=message):
         serve.main(arguments)
+
+
+def test_serve_says_of_which_model_no_weights_can_be_loaded(tmp_path):
+    tiny = random_model(np.random.default_rng(1), input_shape=(1, 1, 3), kinds=["dense"],
+                        input_format=ActivationFormat(8), name="tiny")
+    modelfile.save(tiny, tmp_path / "tiny.safetensors")
+    with pytest.raises(UserError, match="image of model 'tiny' is too small for weights to be"):
+        make_board(str(tmp_path / "tiny.safetensors"), "ecp5", baud=BAUD,
+                   output=tmp_path / "design", progress=Progress())
+    assert not (tmp_path / "design").exists()
