@@ -36,10 +36,11 @@ from flightrtl.model import (
     TensorType,
     WeightedLayer,
 )
+from flightrtl.protocol import Frame
 
-__all__ = ["FOR_SMALL_BOARDS", "extreme_maps", "random_add", "random_format", "random_graph",
-           "random_images", "random_layer", "random_map", "random_model", "residual_model",
-           "residual_network"]
+__all__ = ["FOR_SMALL_BOARDS", "exchange", "extreme_maps", "random_add", "random_format",
+           "random_graph", "random_images", "random_layer", "random_map", "random_model",
+           "residual_model", "residual_network"]
 
 KINDS = ("convolution", "dense", "max_pool", "sum_pool")
 
@@ -381,3 +382,9 @@ def residual_network(rng: Generator, size: int = 8, widths: Sequence[int] = (2, 
     put(random_layer(rng, "dense", kinds[edge], maps[edge], name="dense", inputs=(edge,),
                      k=[1] * 10, exponent_bits=3, output=ActivationFormat(12, True)))
     return Model("resnet", image, tuple(layers), {})
+
+
+def exchange(seed: int, model: Model, count: int) -> tuple[IntArray, list[list[int]], Frame]:
+    """Random images, the logits that must come back, and the frames both are sent in."""
+    images = random_images(np.random.default_rng(seed), model, count)
+    return images, golden.run(model, images).tolist(), Frame.of(model)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from flightrtl import boards, golden
+from flightrtl import boards
 from flightrtl.gateware.spi import CYCLES_PER_BIT, SpiPeripheral
 from flightrtl.planner import plan
-from flightrtl.protocol import FLAG, Counters, Decoder, Frame, Reply, Type, request
+from flightrtl.protocol import FLAG, Counters, Decoder, Reply, Type, request
 from flightrtl.top import SerialNetwork
-from tests.models import random_images, random_model
+from tests.models import exchange, random_model
 from tests.streams import PERIOD, put
 
 PINS = 1.99
@@ -246,9 +246,7 @@ def run(dut, bench, **timing):
 def test_every_logit_over_spi_is_the_golden_model_s(seed, bits, board):
     """At the highest clock of the host, with a link that takes a byte within 30 or 60 cycles."""
     model = small_model(seed, activation_bits=bits)
-    images = random_images(np.random.default_rng(seed), model, 2)
-    logits = golden.run(model, images).tolist()
-    frame = Frame.of(model)
+    images, logits, frame = exchange(seed, model, 2)
     dut = network(model, board)
 
     async def bench(host):
@@ -264,9 +262,7 @@ def test_every_logit_over_spi_is_the_golden_model_s(seed, bits, board):
 
 def test_after_a_damaged_request_the_next_result_is_right():
     model = small_model(5, activation_bits=8)
-    images = random_images(np.random.default_rng(5), model, 2)
-    logits = golden.run(model, images).tolist()
-    frame = Frame.of(model)
+    images, logits, frame = exchange(5, model, 2)
 
     async def bench(host):
         good = frame.request(0, images[0])
@@ -290,9 +286,7 @@ def test_after_a_damaged_request_the_next_result_is_right():
 
 def test_a_reply_that_is_cut_off_in_a_byte_goes_on():
     model = small_model(6, activation_bits=8)
-    image, = random_images(np.random.default_rng(6), model, 1)
-    logits = golden.run(model, image[None]).tolist()
-    frame = Frame.of(model)
+    (image,), logits, frame = exchange(6, model, 1)
 
     async def bench(host):
         found = host.decoder.feed(bytes(await host.move(frame.request(1, image))))

@@ -15,7 +15,7 @@ from flightrtl.planner import plan
 from flightrtl.protocol import FLAG, Counters, Decoder, Frame, Identity, Reply, Type, request
 from flightrtl.top import SerialNetwork, Top, serial_port
 from sim.flash import with_flash
-from tests.models import random_images, random_model
+from tests.models import exchange, random_images, random_model
 from tests.streams import PERIOD
 from tests.test_planner import two_layers
 from tests.test_uart import bits_of, receive_byte, send_bits
@@ -74,13 +74,11 @@ def converse(dut, bench, deadline=300_000):
 @pytest.mark.parametrize(("seed", "bits"), [(1, 8), (2, 8), (3, 4), (4, 12)])
 def test_every_logit_over_the_wire_is_the_golden_model_s(seed, bits):
     model = small_model(seed, activation_bits=bits)
-    images = random_images(np.random.default_rng(seed), model, 2)
-    logits = golden.run(model, images)
-    frame = Frame.of(model)
+    images, logits, frame = exchange(seed, model, 2)
     dut = serial_network(model)
 
     async def bench(host, ctx):
-        for n, (image, expected) in enumerate(zip(images, logits.tolist(), strict=True)):
+        for n, (image, expected) in enumerate(zip(images, logits, strict=True)):
             winner, got = frame.parse(await host.ask(frame.request(n, image)))
             assert got == expected
             assert winner == int(np.argmax(expected))
@@ -92,16 +90,14 @@ def test_every_logit_over_the_wire_is_the_golden_model_s(seed, bits):
 def test_weights_from_a_flash():
     """The design and the flash of the board: every logit, over the wire."""
     model = small_model(1, activation_bits=4)
-    images = random_images(np.random.default_rng(1), model, 2)
-    logits = golden.run(model, images)
-    frame, board = Frame.of(model), boards.load("icebreaker")
+    (images, logits, frame), board = exchange(1, model, 2), boards.load("icebreaker")
     layer = next(layer.name for layer in model.layers if isinstance(layer, WeightedLayer))
     chosen = plan(model, board, flash=layer)
     dut = with_flash(SerialNetwork(model, chosen, serial_port(chosen.clock_mhz, FAST)))
     dut.transport = dut.design.transport
 
     async def bench(host, ctx):
-        for n, (image, expected) in enumerate(zip(images, logits.tolist(), strict=True)):
+        for n, (image, expected) in enumerate(zip(images, logits, strict=True)):
             assert frame.parse(await host.ask(frame.request(n, image)))[1] == expected
 
     converse(dut, bench)
@@ -109,9 +105,7 @@ def test_weights_from_a_flash():
 
 def test_after_a_damaged_request_the_next_result_is_right():
     model = small_model(5, activation_bits=8)
-    images = random_images(np.random.default_rng(5), model, 2)
-    logits = golden.run(model, images).tolist()
-    frame = Frame.of(model)
+    images, logits, frame = exchange(5, model, 2)
 
     async def bench(host, ctx):
         good = frame.request(0, images[0])
@@ -128,9 +122,7 @@ def test_after_a_damaged_request_the_next_result_is_right():
 
 def test_bytes_that_the_line_damages_are_counted():
     model = small_model(6, activation_bits=8)
-    image, = random_images(np.random.default_rng(6), model, 1)
-    logits = golden.run(model, image[None]).tolist()
-    frame = Frame.of(model)
+    (image,), logits, frame = exchange(6, model, 1)
 
     async def bench(host, ctx):
         wire = frame.request(1, image)
@@ -146,9 +138,7 @@ def test_bytes_that_the_line_damages_are_counted():
 
 def test_a_reset_in_the_middle_of_everything_changes_no_result():
     model = small_model(6, activation_bits=8)
-    image, = random_images(np.random.default_rng(6), model, 1)
-    logits = golden.run(model, image[None]).tolist()
-    frame = Frame.of(model)
+    (image,), logits, frame = exchange(6, model, 1)
 
     async def bench(host, ctx):
         for n in range(2):
