@@ -178,6 +178,8 @@ def test_promises_of_hard_wired_layers_and_frame_buffers(seed):
     for stage, twin in (
             (HardwiredLayer(layer, source, channels=1, filters=1), HardwiredCycles),
             (HardwiredLayer(layer, source, channels=1, filters=1, pixels=pixels), HardwiredCycles),
+            (HardwiredLayer(layer, source, channels=1, filters=1, pixels=pixels, register=True),
+             HardwiredCycles),
             (FrameEngine(FramedLayer(layer, source, Framed(2, 1))), FrameCycles)):
         flow = _Flow(stage)
         assert flow.outputs == np.prod(layer.output_shape(shape)) // getattr(stage, "pixels", 1)

@@ -273,7 +273,8 @@ CASES = {
     "ChannelSerializer": Case(
         ChannelSerializer, {"format": TWO_BITS, "source": 2, "pixels": 2}, patience=4, reach=10,
         unstable=("last & (~self.o.valid | self.o.ready)", "last", PAYLOAD),
-        waits=("self.o.valid.eq(left != 0)", "self.o.valid.eq((left != 0) & self.o.ready)")),
+        waits=("with m.If(gatherer.o.valid & gatherer.o.ready):",
+               "with m.If(gatherer.o.valid & gatherer.o.ready & self.o.ready):")),
     "RomStream": Case(
         RomStream, {"shape": 2, "words": [1, 2, 3]}, patience=2, reach=8,
         unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),
@@ -326,9 +327,8 @@ CASES = {
     "ShiftAddGraph": Case(
         ShiftAddGraph, {"graph": shift_add(np.array([[3, -1], [5, 2]]), TWO_BITS)}, patience=4,
         reach=9,
-        unstable=("advance.eq(~self.o.valid | self.o.ready)",
-                  "advance.eq(~self.o.valid | valid.all())", PAYLOAD),
-        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+        unstable=("self.o.ready | (~self.o.valid", "valid.all() | (~self.o.valid", PAYLOAD),
+        waits=("(~self.o.valid if self.elastic else 0)", "0")),
     "PEArray": Case(
         PEArray, {"lanes": 2, "simd": 1, "width": 4, "activation": TWO_BITS, "term": TERM},
         patience=3, reach=8, given=last,
@@ -389,7 +389,7 @@ CASES = {
                       "format": TWO_BITS}, patience=6, reach=14,
         unstable=("step.eq(advance & (self.i.valid | ~real))", "step.eq(self.i.valid | ~real)",
                   PAYLOAD),
-        waits=("advance.eq(~self.o.valid | self.o.ready)", "advance.eq(self.o.ready)")),
+        waits=("(~self.o.valid if self.elastic else 0)", "0")),
     "HardwiredLayer": Case(
         HardwiredLayer, CONVOLUTION | {"pixels": 2, "filters": 1}, patience=16, reach=22,
         **HARDWIRED),
@@ -397,6 +397,9 @@ CASES = {
         HardwiredConvolution, CONVOLUTION, patience=12, reach=18, **HARDWIRED),
     "HardwiredDense": Case(
         HardwiredDense, DENSE, patience=10, reach=16, memory="array", **HARDWIRED),
+    "HardwiredDense with register": Case(
+        HardwiredDense, DENSE | {"register": True}, patience=12, reach=18, memory="array",
+        **HARDWIRED),
     "RepeatingRom": Case(
         RepeatingRom, {"shape": 2, "groups": [[1, 2], [3]], "repeat": 2}, patience=2, reach=8,
         unstable=("fetch.eq(~fetched | self.o.ready)", "fetch.eq(1)", PAYLOAD),

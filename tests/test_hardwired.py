@@ -47,7 +47,8 @@ def cases(draw):
             "weights": draw(weight_formats()), "output": draw(activation_formats()),
             "filters": draw(st.integers(1, 4)),
             "channels": draw(st.sampled_from([0, *(n for n in (1, 2, 4) if shape[2] % n == 0)])),
-            "stage": draw(st.integers(1, 3)), "seed": draw(seeds())}
+            "stage": draw(st.integers(1, 3)), "register": draw(st.booleans()),
+            "seed": draw(seeds())}
 
 
 @given(cases(), stalls("i", "o"))
@@ -58,22 +59,23 @@ def test_equals_the_golden_model(case, stall):
                          kernel=case["kernel"], stride=case["stride"], padding=case["padding"],
                          weights=case["weights"], output=case["output"], filters=case["filters"])
     maps = np.concatenate([random_map(rng, source, 2), extreme_maps(layer, source, 0)])
-    dut = HardwiredLayer(layer, source, channels=case["channels"], stage=case["stage"])
+    dut = HardwiredLayer(layer, source, channels=case["channels"], stage=case["stage"],
+                         register=case["register"])
     simulate(dut, maps, seed=case["seed"], stall=stall)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_bundled_layer_at_its_pace(stage):
+@pytest.mark.parametrize(("stage", "register"), [(1, False), (2, False), (1, True)])
+def test_bundled_layer_at_its_pace(stage, register):
     """The digits' first layer: a pixel in every cycle, over the edges of images too."""
     model = modelfile.load("digits")
     layer = model.layers[0]
-    dut = HardwiredConvolution(layer, model.input, stage=stage)
+    dut = HardwiredConvolution(layer, model.input, stage=stage, register=register)
     maps = random_map(np.random.default_rng(0), model.input, 4)
     run = simulate(dut, maps)
     assert run.cycles["i"] == list(range(4 * 64))
     assert run.cycles["o"][0] - run.cycles["i"][2 * 8 + 2] == dut.latency
     assert run.cycles["o"][-1] - run.cycles["i"][-1] == dut.latency
-    assert dut.latency == 4 + dut.sums.graph.latency(stage)
+    assert dut.latency == 4 + dut.sums.graph.latency(stage) + register
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])

@@ -28,8 +28,8 @@ CHOICES = [
 ]
 
 
-def simulate(model, chosen, images, **options):
-    network = Network(model, chosen)
+def simulate(model, chosen, images, *, register=False, **options):
+    network = Network(model, chosen, memory_register=register)
     expected = golden.run(model, images)
     assert network.compute(images).tolist() == expected.tolist()
     run = run_streams(network, {"i": images.ravel().tolist()}, {"o": expected.size},
@@ -43,7 +43,7 @@ def test_network(chosen):
     """The bundled digits model, with either layer hard-wired, both, or only stalls between them."""
     model = modelfile.load("digits")
     images = random_images(np.random.default_rng(0), model, 4)
-    simulate(model, chosen, images[:1], seed=1, stall=0.4)
+    simulate(model, chosen, images[:1], seed=1, stall=0.4, register=True)
     timing = measure(model, chosen)
     run = simulate(model, chosen, images)
     ends = run.cycles["o"][model.output.size - 1::model.output.size]
@@ -77,18 +77,20 @@ def test_cycle_model(seed):
     folding, stage = Folding(int(rng.integers(1, 4)), 1), int(rng.integers(1, 4))
     for chosen in ({"first": Hardwired(1 + seed % 2, stage), "second": folding},
                    {"first": folding, "second": Hardwired(stage=stage)}):
-        timing = measure(model, chosen)
-        run = simulate(model, chosen, random_images(rng, model, 6))
+        register = seed % 3 == 0
+        timing = measure(model, chosen, memory_register=register)
+        run = simulate(model, chosen, random_images(rng, model, 6), register=register)
         ends = run.cycles["o"][1::2]
         assert ends[0] - run.cycles["i"][0] == timing.latency
         assert ends[-1] - ends[-2] == timing.interval
 
 
-@pytest.mark.parametrize("family", ["ice40", "ecp5"])
-def test_cost(family, tmp_path):
+@pytest.mark.parametrize(("family", "register"), [("ice40", False), ("ecp5", True)])
+def test_cost(family, register, tmp_path):
     """Against synthesis. Registers that iCE40 has cells for are no LUT4 for Yosys."""
     model = modelfile.load("digits")
-    layer = HardwiredLayer(model.layers[0], model.input, channels=1, filters=1)
+    layer = HardwiredLayer(model.layers[0], model.input, channels=1, filters=1,
+                           register=register)
     estimate = hardwired_cost(layer, family)
     found = cells(layer, family, tmp_path)
     lut4 = found["SB_LUT4"] + found["LUT4"] + 2 * found["CCU2C"] + 8 * found["TRELLIS_DPR16X4"]
@@ -113,7 +115,8 @@ def test_planner_chooses_it():
     assert first.cycles == 288
     assert first.utilization == 36 / 288
     assert fast.cost.lut4 < 1.3 * slow.cost.lut4
-    run = simulate(model, fast.foldings, random_images(np.random.default_rng(0), model, 4))
+    run = simulate(model, fast.foldings, random_images(np.random.default_rng(0), model, 4),
+                   register=True)
     ends = run.cycles["o"][model.output.size - 1::model.output.size]
     assert ends[-1] - ends[-2] == fast.cycles_per_inference == 288
 

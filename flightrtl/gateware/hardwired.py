@@ -85,6 +85,10 @@ class HardwiredLayer(wiring.Component):
         cycle of latency.
     stage : int
         Adders in a row between registers, see :class:`ShiftAddGraph`.
+    register : bool
+        A :class:`~flightrtl.gateware.buffer.StreamBuffer` behind the requantizers, for large
+        devices: what stops the pipeline, all at once, is then one gate behind registers. Adds a
+        cycle of latency.
     graph : AdderGraph, optional
         Of the layer's weights, if it is there already: it takes a while to find.
 
@@ -106,7 +110,7 @@ class HardwiredLayer(wiring.Component):
     o: stream.Interface
 
     def __init__(self, layer: Convolution | Dense, source: TensorType, *, channels: int = 0,
-                 pixels: int = 1, filters: int = 0, stage: int = 1,
+                 pixels: int = 1, filters: int = 0, stage: int = 1, register: bool = False,
                  graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, (Convolution, Dense)):
             raise TypeError(f"layer must be a Convolution or Dense, not {layer!r}")
@@ -129,16 +133,20 @@ class HardwiredLayer(wiring.Component):
         self.gatherer = ChannelGatherer(source.format, channels=layer.source_channels,
                                         source=self.channels)
         self.window = PixelWindow(shape=source.shape, kernel=layer.kernel, stride=layer.stride,
-                                  padding=layer.padding, format=source.format)
-        self.sums = ShiftAddGraph(graph, stage=stage, raw=True)
+                                  padding=layer.padding, format=source.format,
+                                  elastic=not register)
+        self.sums = ShiftAddGraph(graph, stage=stage, raw=True, elastic=not register)
         self.requantizer = ParallelRequantizer(
             ranges=self.sums.ranges, bias=layer.bias.tolist(), shift=layer.shift.tolist(),
             output=layer.output, factors=self.sums.factors)
+        self.decouple = (StreamBuffer(map_shape(layer.output, channels=layer.filters))
+                         if register else None)
         self.serializer = (None if pixels == 1 and self.filters == layer.filters else
                            ChannelSerializer(layer.output, source=layer.filters,
                                              channels=self.filters, pixels=pixels))
-        # Buffer, window, graph, requantizer, serializer.
-        self.latency = 1 + 1 + graph.latency(self.sums.stage) + 2 + (self.serializer is not None)
+        # Buffer, window, graph, requantizer, buffer, serializer.
+        self.latency = (1 + 1 + graph.latency(self.sums.stage) + 2 + (self.decouple is not None)
+                        + (self.serializer is not None))
         super().__init__({
             "i": In(map_signature(source.format, channels=self.channels)),
             "o": Out(map_signature(layer.output, pixels=pixels, channels=self.filters)),
@@ -164,6 +172,10 @@ class HardwiredLayer(wiring.Component):
         wiring.connect(m, window.o, sums.i)
         wiring.connect(m, sums.o, requantizer.i)
         last = requantizer.o
+        if self.decouple is not None:
+            m.submodules.decouple = self.decouple
+            wiring.connect(m, last, self.decouple.i)
+            last = self.decouple.o
         if self.serializer is not None:
             m.submodules.serializer = self.serializer
             wiring.connect(m, last, self.serializer.i)
@@ -176,20 +188,21 @@ class HardwiredConvolution(HardwiredLayer):
     """A convolution, see :class:`HardwiredLayer`."""
 
     def __init__(self, layer: Convolution, source: TensorType, *, channels: int = 0,
-                 pixels: int = 1, filters: int = 0, stage: int = 1,
+                 pixels: int = 1, filters: int = 0, stage: int = 1, register: bool = False,
                  graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, Convolution):
             raise TypeError(f"layer must be a Convolution, not {layer!r}")
         super().__init__(layer, source, channels=channels, pixels=pixels, filters=filters,
-                         stage=stage, graph=graph)
+                         stage=stage, register=register, graph=graph)
 
 
 class HardwiredDense(HardwiredLayer):
     """A dense layer: one window that covers the whole map, see :class:`HardwiredLayer`."""
 
     def __init__(self, layer: Dense, source: TensorType, *, channels: int = 0,
-                 filters: int = 0, stage: int = 1, graph: AdderGraph | None = None) -> None:
+                 filters: int = 0, stage: int = 1, register: bool = False,
+                 graph: AdderGraph | None = None) -> None:
         if not isinstance(layer, Dense):
             raise TypeError(f"layer must be a Dense, not {layer!r}")
         super().__init__(layer, source, channels=channels, filters=filters, stage=stage,
-                         graph=graph)
+                         register=register, graph=graph)

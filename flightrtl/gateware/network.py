@@ -67,7 +67,7 @@ def _stage(layer: Layer, source: TensorType, pixels: int, folding: LayerChoice |
                 raise ValueError(f"layer {layer.name!r} is hard-wired: its weights cannot be "
                                  "replaced; fold it")
             return HardwiredLayer(layer, source, channels=1, filters=1, pixels=folding.pixels,
-                                  stage=folding.stage)
+                                  stage=folding.stage, register=register)
         if isinstance(folding, Framed):
             assert isinstance(layer, (Convolution, Dense))
             if capacity is not None:

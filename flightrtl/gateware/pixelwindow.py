@@ -98,6 +98,9 @@ class PixelWindow(wiring.Component):
         Rows above and below, columns left and right; each less than the kernel.
     format : ActivationFormat
         Activations.
+    elastic : bool
+        Whether it also moves on while nothing is at the output. If not, ``o.ready`` alone moves it,
+        which must then not wait for ``o.valid``: a gate less on the way of ``ready``.
 
     Members
     -------
@@ -114,12 +117,12 @@ class PixelWindow(wiring.Component):
     def __init__(self, *, shape: tuple[int, int, int], kernel: tuple[int, int],
                  stride: tuple[int, int] = (1, 1),
                  padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-                 format: ActivationFormat = ActivationFormat()) -> None:
+                 format: ActivationFormat = ActivationFormat(), elastic: bool = True) -> None:
         self.shape = tuple(_integer(n, "shape", 1, 1 << 16) for n in shape)
         self.kernel = tuple(_integer(n, "kernel", 1, 1 << 16) for n in kernel)
         self.stride = tuple(_integer(n, "stride", 1, 1 << 16) for n in stride)
         self.padding = tuple(_integer(n, "padding", 0, 1 << 16) for n in padding)
-        self.format = format
+        self.format, self.elastic = format, elastic
         height, width, channels = self.shape
         top, bottom, left, right = self.padding
         if height + top + bottom < self.kernel[0] or width + left + right < self.kernel[1]:
@@ -164,7 +167,7 @@ class PixelWindow(wiring.Component):
         y = _Position(m, self.rows, row_ends, "y")
         real = Signal()
         m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
+            advance.eq(self.o.ready | (~self.o.valid if self.elastic else 0)),
             real.eq(x.real & y.real),
             self.i.ready.eq(advance & real),
             step.eq(advance & (self.i.valid | ~real)),

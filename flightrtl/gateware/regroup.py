@@ -79,10 +79,10 @@ class ChannelSerializer(wiring.Component):
         bits = self.pixels * self.channels * self.format.bits
         kept = Signal(self.parts * bits, reset_less=True)
         left = Signal(range(self.parts + 1))
-        # That a part is the last one is known from a register: it frees the place.
+        # That a part is there, and that it is the last one, are known from registers: a pipeline
+        # may wait for the place.
         last = Signal(init=1)
         m.d.comb += [
-            self.o.valid.eq(left != 0),
             gatherer.o.ready.eq(last & (~self.o.valid | self.o.ready)),
             Value.cast(self.o.payload).eq(kept),
         ]
@@ -91,9 +91,11 @@ class ChannelSerializer(wiring.Component):
         values[:] = [Value.cast(value) for value in map_values(gatherer.o.payload)]
         values = values.reshape(self.pixels, self.parts, -1).transpose(1, 0, 2).ravel()
         with m.If(self.o.valid & self.o.ready):
-            m.d.sync += [left.eq(left - 1), last.eq((left == 2) | last), kept.eq(kept >> bits)]
+            m.d.sync += [self.o.valid.eq(~last), last.eq((left == 2) | last), left.eq(left - 1),
+                         kept.eq(kept >> bits)]
         with m.If(gatherer.o.valid & gatherer.o.ready):
-            m.d.sync += [left.eq(self.parts), last.eq(self.parts == 1), kept.eq(Cat(*values))]
+            m.d.sync += [self.o.valid.eq(1), last.eq(self.parts == 1), left.eq(self.parts),
+                         kept.eq(Cat(*values))]
         return m
 
 

@@ -37,6 +37,9 @@ class ShiftAddGraph(wiring.Component):
     raw : bool
         Leave out the last shift and negation of each result: ``graph.sums`` says what they would
         be. For a component that folds them into what it does, as :class:`ParallelRequantizer`.
+    elastic : bool
+        Whether it also moves on while nothing is at the output. If not, ``o.ready`` alone moves it,
+        which must then not wait for ``o.valid``: a gate less on the way of ``ready``.
 
     Members
     -------
@@ -49,12 +52,13 @@ class ShiftAddGraph(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, graph: AdderGraph, *, stage: int = 1, raw: bool = False) -> None:
+    def __init__(self, graph: AdderGraph, *, stage: int = 1, raw: bool = False,
+                 elastic: bool = True) -> None:
         if not isinstance(graph, AdderGraph):
             raise TypeError(f"graph must be an AdderGraph, not {graph!r}")
         self.graph = graph
         self.stage = _integer(stage, "stage", 1, 1 << 16)
-        self.raw = raw
+        self.raw, self.elastic = raw, elastic
         self.ranges = [self._range(row) for row in range(len(graph.sums))]
         """Least and greatest value of each result."""
         width = max(signed_bits(low, high) for low, high in self.ranges)
@@ -89,8 +93,10 @@ class ShiftAddGraph(wiring.Component):
         end = graph.latency(self.stage)
         advance = Signal()
         valid = Signal(end)
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance),
-                     self.o.valid.eq(valid[-1])]
+        m.d.comb += [
+            advance.eq(self.o.ready | (~self.o.valid if self.elastic else 0)),
+            self.i.ready.eq(advance), self.o.valid.eq(valid[-1]),
+        ]
         with m.If(advance):
             m.d.sync += valid.eq(Cat(self.i.valid, valid[:-1]))
 

@@ -13,6 +13,7 @@ from amaranth.utils import exact_log2
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer
+from .buffer import StreamBuffer
 from .linebuffer import RowWriter, WindowReader, row_steps, window_ring
 from .mapstream import map_shape
 from .pe import activation_shape
@@ -63,8 +64,9 @@ class SlidingWindow(wiring.Component):
         Image rows that the buffer holds at least; 0 for as many as the kernel needs.
     register : bool
         One more register behind the memory, for the slow block RAM of ECP5, see
-        :class:`~flightrtl.gateware.weights.RomStream`, and one before it, for large devices. Adds
-        2 cycles of latency.
+        :class:`~flightrtl.gateware.weights.RomStream`, and for large devices one before it and a
+        :class:`~flightrtl.gateware.buffer.StreamBuffer` behind the reader. Adds 3 cycles of
+        latency.
     format : ActivationFormat
         Activations.
     pixels : int
@@ -191,16 +193,35 @@ class SlidingWindow(wiring.Component):
         elif moves:
             m.d.comb += reader.groups_on.eq(moves[0])
 
+        # What the reader wants, or the same a cycle later and with a place to wait: its loops then
+        # do not depend on what stops the output, which may lie far away.
+        fetch = Signal()
+        wanted = ("last", "inside", "real", "lane", "slot", "columns", "released")
+        read: dict[str, Any] = {name: getattr(reader, name) for name in ("valid", *wanted)}
+        leave: Value = reader.released
+        if self.register:
+            m.submodules.ahead = ahead = StreamBuffer(data.StructLayout(
+                {name: len(read[name]) for name in wanted}))
+            m.d.comb += [ahead.i.valid.eq(reader.valid), reader.fetch.eq(ahead.i.ready),
+                         *(ahead.i.payload[name].eq(read[name]) for name in wanted),
+                         ahead.o.ready.eq(fetch)]
+            read = {name: ahead.o.payload[name] for name in wanted}
+            read["valid"] = ahead.o.valid
+            # Rows are in use until their last word is read.
+            leave = Mux(ahead.o.valid & fetch, ahead.o.payload.released, 0)
+        else:
+            m.d.comb += reader.fetch.eq(fetch)
+
         # Rows that are complete and not yet released.
         used = Signal(range(self.ring.rows + 1))
         # A cycle later than the reader says: what stops the reader comes from the far end of the
         # engine, and the writer may lie beside the layer before.
-        released = Signal.like(reader.released)
+        released = Signal.like(reader.released, name="released_later")
         # used == rows, as a register: `i.ready` may go on through poolings and additions.
         full = Signal()
         size = self.ring.rows
         m.d.sync += [
-            released.eq(reader.released), used.eq(used + writer.row_done - released),
+            released.eq(leave), used.eq(used + writer.row_done - released),
             full.eq((released == 0)
                     & ((used == size) | ((used == size - 1) & writer.row_done))),
         ]
@@ -228,27 +249,27 @@ class SlidingWindow(wiring.Component):
         for bank in range(ring.banks):
             # Of the rows of a window, a bank before the first one's has one a turn later.
             turn = Signal(slot_bits - bank_bits, name=f"turn_{bank}")
-            m.d.comb += turn.eq(reader.slot[bank_bits:] + (reader.slot[:bank_bits] > bank))
+            m.d.comb += turn.eq(read["slot"][bank_bits:] + (read["slot"][:bank_bits] > bank))
             for lane in range(ring.lanes):
                 suffix = f"{bank}_{lane}" if ring.lanes > 1 else f"{bank}"
                 ram: memory.Memory[Any, Any] = memory.Memory(
                     shape=ring.width, depth=ring.depth, init=[], attrs={"no_rw_check": "1"})
                 m.submodules[f"ram_{suffix}"] = ram
-                write, read = ram.write_port(), ram.read_port(domain="comb")
+                write, port = ram.write_port(), ram.read_port(domain="comb")
                 # An asynchronous port and a register of our own: synthesis joins them to a
                 # block RAM without the logic that would define a read during a write. The
                 # reader never uses such a word: it stays off the rows that are being written.
                 word = Signal(ring.width, name=f"word_{suffix}", reset_less=True)
                 group, part = divmod(lane, self.source_pixels)
                 m.d.comb += [
-                    read.addr.eq(Cat(reader.columns.word_select(lane, address_bits), turn)),
+                    port.addr.eq(Cat(read["columns"].word_select(lane, address_bits), turn)),
                     write.addr.eq(Cat(written["column"], written["slot"][bank_bits:])),
                     write.en.eq(written["word_done"] & (written["lane"] == group)
                                 & (written["slot"][:bank_bits] == bank)),
                     write.data.eq(written["words"].word_select(part, ring.width)),
                 ]
-                with m.If(reader.fetch):
-                    m.d.sync += word.eq(read.data)
+                with m.If(fetch):
+                    m.d.sync += word.eq(port.data)
                 read_words.append(word)
 
         # Behind the memory: what travels with a word, perhaps through one more register, and
@@ -258,13 +279,14 @@ class SlidingWindow(wiring.Component):
                                    "real": self.kernel[0] if self.column else 1})
         beside: Any = Signal(flags, reset_less=True)
         # All of them move together. That none closes a gap while the output waits costs hardly a
-        # cycle, and leaves one gate from `o.ready` to the reader's loops.
+        # cycle, and leaves one gate from `o.ready` to the memories.
         valid, advance = Signal(), Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), reader.fetch.eq(advance)]
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), fetch.eq(advance)]
         with m.If(advance):
-            m.d.sync += [valid.eq(reader.valid), beside.last.eq(reader.last),
-                         beside.inside.eq(reader.inside), beside.real.eq(reader.real),
-                         beside.lane.eq(reader.lane), beside.bank.eq(reader.slot[:bank_bits])]
+            m.d.sync += [valid.eq(read["valid"]),
+                         *(beside[name].eq(read[name]) for name in
+                           ("last", "inside", "real", "lane")),
+                         beside.bank.eq(read["slot"][:bank_bits])]
         if self.register:
             held = Signal.like(beside)
             held_valid = Signal()

@@ -279,6 +279,10 @@ def _window_cost(folded: FoldedLayer, family: str) -> Cost:
         places = min(ring.lanes, folded.kernel[1]) if pixels > 1 else ring.lanes
         lut4 += WINDOW_PLACE_LUT4 * word * pixels * max(0, places - 2)
     ff = 40 + word * (1 + ring.lanes + pixels)
+    if family == "ecp5":        # the buffer behind the reader: places, flags, rows to release
+        ahead = ((ring.pitch - 1).bit_length() * ring.lanes + 2 * ring.rows.bit_length() + 3
+                 + pixels + (folded.kernel[0] if folded.folding.column else 1))
+        lut4, ff = lut4 + ahead, ff + 2 * ahead
     each_lut4, each_ff, each_bram = memory_cells(family, depth, width)
     return Cost(lut4=round(lut4 + banks * each_lut4), ff=ff + banks * each_ff,
                 bram=banks * each_bram)

@@ -93,6 +93,8 @@ class _Engine:
         self.released = 0
         self.arrives = False
         self.register = window.register
+        self.ahead = BufferModel()
+        self.waiting: list[tuple[bool, int]] = []   # in it: whether a pass ends, rows to release
         self.staged = self.staged_last = self.held = self.held_last = False
         self.offered = self.offered_last = False
         # Array, scheduler, requantizer, buffer.
@@ -117,7 +119,7 @@ class _Engine:
             self.parameters -= 1
             room = False
         holds = self.remaining != 0
-        steps = (holds or not waits) and room
+        drains = (holds or not waits) and room
         taken = holds and takes and room
         ending = self.valids & self.lasts & self.top != 0
         advance = not (ending and holds)
@@ -132,7 +134,7 @@ class _Engine:
             self.pipeline = (self.pipeline << 1 & 2 * self.last_stage - 1) | self.summed
             self.summed = False
         # Scheduler and array.
-        if steps:
+        if drains:
             self.summed = self.summed or ends
             self.parameters = self.parts - 1
             self.step += 1
@@ -153,31 +155,40 @@ class _Engine:
             written = self.filled == self.values
             if written:
                 self.filled = 0
-        if moves:
-            if self.register:
+        if self.register:
+            steps = available and self.ahead.ready
+            if moves:
                 self.offered, self.offered_last = self.held, self.held_last
                 self.held, self.held_last = self.staged, self.staged_last
-            else:
-                self.offered, self.offered_last = self.staged, self.staged_last
+                self.staged = self.ahead.out
+                if self.staged:
+                    self.staged_last, self.released = self.waiting.pop(0)
+            self.ahead.tick(available, moves)
+            if steps:
+                self.waiting.append(self._next_word())
+        elif moves:
+            self.offered, self.offered_last = self.staged, self.staged_last
             self.staged = available
             if available:
-                self.word += 1
-                self.staged_last = self.word == self.words
-                if self.staged_last:
-                    self._next_pass()
+                self.staged_last, self.released = self._next_word()
         self.used += written - released
         self.slack += self.arrives if self.register else written
         self.arrives = written
 
-    def _next_pass(self) -> None:
+    def _next_word(self) -> tuple[bool, int]:
+        """The reader's step: whether it ends a pass, and the rows that nobody needs after it."""
+        self.word += 1
+        if self.word < self.words:
+            return False, 0
         self.word = 0
         self.window += 1
-        if self.window == self.windows:
-            self.window = 0
-            step = self.steps[self.row]
-            self.row = (self.row + 1) % len(self.steps)
-            self.released = step.release
-            self.slack -= step.release + self.steps[self.row].rows - step.rows
+        if self.window < self.windows:
+            return True, 0
+        self.window = 0
+        step = self.steps[self.row]
+        self.row = (self.row + 1) % len(self.steps)
+        self.slack -= step.release + self.steps[self.row].rows - step.rows
+        return True, step.release
 
 
 _Weighted = _Engine | HardwiredCycles | FrameCycles

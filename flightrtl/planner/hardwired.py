@@ -18,6 +18,7 @@ CLAMP_LUT4 = 3
 WINDOW_LUT4 = 50
 INPUT_BIT_LUT4 = 1.4
 SERIALIZER_LUT4 = 6
+DECOUPLE_LUT4 = 3
 
 
 def loose_registers(layer: HardwiredLayer) -> int:
@@ -53,6 +54,8 @@ def hardwired_cost(layer: HardwiredLayer, family: str) -> Cost:
     if layer.serializer is not None:
         lut4 += layer.pixels * outputs + SERIALIZER_LUT4
         ff += (2 * layer.pixels - 1) * outputs + SERIALIZER_LUT4
+    if layer.decouple is not None:
+        lut4, ff = lut4 + outputs + DECOUPLE_LUT4, ff + 2 * outputs + 2
     brams = 0
     if weighted.kernel[0] > 1:
         word = (weighted.kernel[0] - 1) * weighted.source_channels * form.bits
@@ -87,12 +90,18 @@ class HardwiredCycles:
         self.sums = self.results = 0                # valid bits of the pipelines
         self.gathered = self.left = 0               # serializer
         self.last = True
+        self.decouple = BufferModel() if layer.decouple is not None else None
         self.busy = self.starved = 0
 
     @property
     def out(self) -> bool:
         """``valid`` of the output."""
-        return self.left != 0 if self.serial else self.results & 2 != 0
+        return self.left != 0 if self.serial else self._whole
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a pixel with all its filters is there."""
+        return self.results & 2 != 0 if self.decouple is None else self.decouple.out
 
     def accepts(self, ready: bool) -> bool:
         """``ready`` of the input, which does not depend on that of the output."""
@@ -101,7 +110,7 @@ class HardwiredCycles:
     def tick(self, valid: bool, ready: bool) -> None:
         """One clock edge; ``valid`` of the input, ``ready`` of the output before it."""
         # What is combinational, from the output back.
-        result = self.results & 2 != 0
+        result = self._whole
         if self.serial:
             free = self.last and (self.left == 0 or ready)
             whole = self.gathered == self.pixels - 1
@@ -109,10 +118,15 @@ class HardwiredCycles:
         else:
             free = whole = False
             takes = ready
-        results_move = not result or takes
         sum_ = self.sums >> (self.end - 1) & 1 != 0
-        sums_move = not sum_ or results_move
-        window_moves = not self.window or sums_move
+        if self.decouple is None:
+            results_move = not result or takes
+            sums_move = not sum_ or results_move
+            window_moves = not self.window or sums_move
+        else:
+            offered = self.results & 2 != 0
+            results_move = sums_move = window_moves = not offered or self.decouple.ready
+            self.decouple.tick(offered, takes)
         real, ends = self.positions[self.position]
         joined = self.count == self.parts - 1
         pixel = self.buffer.out and joined

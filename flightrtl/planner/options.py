@@ -250,7 +250,8 @@ def hardwired_options(model: Model, layer: Convolution | Dense, pixels: int,
     if (layer.weights != 0).sum() > board.resources.lut4:   # each is a cell at least
         return []
     chosen = Hardwired(pixels)
-    made = HardwiredLayer(layer, model.source(layer), channels=1, filters=1, pixels=pixels)
+    made = HardwiredLayer(layer, model.source(layer), channels=1, filters=1, pixels=pixels,
+                        register=board.memory_register)
     cost = hardwired_cost(made, board.family)
     if cost.lut4 > _LARGE * board.resources.lut4:
         return []
