@@ -33,7 +33,7 @@ FORMATS = ((8, 3), (8, 2), (6, 2), (4, 3), (4, 2))
 WORDS = 64
 """Words in the weight memory, and in a pass."""
 ACCUMULATOR_BITS = 20
-"""Of the harness; those of the bundled MNIST model have 18 to 21."""
+"""Of the harness; those of the bundled MNIST model have 17 to 21."""
 
 
 @dataclass(frozen=True)
