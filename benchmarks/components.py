@@ -30,6 +30,7 @@ from flightrtl.gateware import (
     CsrNarrow,
     CsrNetwork,
     DelayLine,
+    DualPortRam,
     FilterScheduler,
     FlashReader,
     FoldedLayer,
@@ -182,6 +183,9 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
         shape=(7, 7, 16), kernel=(3, 3), padding=(1, 1, 1, 1), simd=4, passes=10),
     "the same by columns, 12": lambda: SlidingWindow(
         shape=(7, 7, 16), kernel=(3, 3), padding=(1, 1, 1, 1), simd=12, column=True, passes=10),
+    "the same, 2 pixels of 8 channels": lambda: SlidingWindow(
+        shape=(32, 32, 16), kernel=(3, 3), padding=(1, 1, 1, 1), simd=8, pixels=2,
+        source_pixels=2),
     "Requantizer, 24 filters": lambda: _requantizer(False),
     "the same, shifts of 4 kinds": lambda: _requantizer(True),
     "StreamBuffer, 8 bits": lambda: StreamBuffer(8),
@@ -218,6 +222,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "the same, registers behind two adders": lambda: HardwiredLayer(*_first("mnist"), stage=2),
     "the same by an engine, 2 pixels of 8 x 5": lambda: LayerEngine(
         FoldedLayer(*_first("mnist"), Folding(8, 5, column=True, pixels=2))),
+    "DualPortRam, 512 words of 8 bits": lambda: DualPortRam(8, 512),
     "RepeatingRom, 16 groups of 4": lambda: RepeatingRom(
         6, np.arange(64).reshape(16, 4).tolist(), repeat=49),
     "DelayLine, 256 words of 80 bits": lambda: DelayLine(80, 256),

@@ -122,7 +122,7 @@ def test_queue_neither_loses_nor_repeats(name):
 @pytest.mark.parametrize(("old", "new"), [
     ("full.eq(next_place == front)", "full.eq(0)"),
     ("with m.Elif(fetch & ~put):", "with m.Elif(fetch):"),
-    ("fetch.eq(some & (~fetched | moves))", "fetch.eq(some & moves)"),
+    ("fetch.eq(some & read.en)", "fetch.eq(some & moves)"),
     ("with m.If(address == self.words - 1):", "with m.If(address == self.words - 2):"),
 ])
 def test_queue_neither_loses_nor_repeats_twin(old, new, tmp_path):

@@ -252,7 +252,7 @@ CASES = {
     "ImageQueue": Case(
         ImageQueue, {"format": ActivationFormat(16), "size": 3}, patience=8, reach=14,
         given=lambda spec, dut: ~dut.drop, memory="array",
-        unstable=("with m.If(~fetched | (taken & ends)):", "with m.If(~fetched | ends):", EITHER),
+        unstable=("read.en.eq(~fetched | (taken & ends))", "read.en.eq(~fetched | ends)", EITHER),
         waits=("self.o.valid.eq(fetched)", "self.o.valid.eq(fetched & self.o.ready)")),
     "ResidualAdd": Case(
         ResidualAdd, {"formats": (TWO_BITS, TWO_BITS), "shifts": (0, 1), "bias": 1, "shift": 1,

@@ -158,11 +158,11 @@ def test_buffer_bits_and_weight_reads(framed, register):
         # Of ROMs there are more: their contents are listed.
         bits[module.split()[0]] = sum(int(width) * int(size) for width, size in re.findall(
             r"memory width (\d+) size (\d+)", module))
-    assert bits[r"\top.frame"] == chosen.frame_bits
-    assert bits[r"\top.array.delay"] == chosen.partial_sum_bits(dut.width)
-    assert bits[r"\top.last"] == chosen.reorder_bits
+    assert bits[r"\top.frame.ram"] == chosen.frame_bits
+    assert bits[r"\top.array.delay.memory"] == chosen.partial_sum_bits(dut.width)
+    assert bits[r"\top.last.ram"] == chosen.reorder_bits
     assert dut.buffer_bits == sum(bits[rf"\top.{name}"] for name in (
-        "frame", "array.delay", "last"))
+        "frame.ram", "array.delay.memory", "last.ram"))
 
     dut = FrameEngine(chosen)
     weights = dut.weights if framed.external else dut.rom.o

@@ -103,6 +103,14 @@ def test_buffer_is_block_ram_without_emulation(family, ram, tmp_path):
     assert found["SB_LUT4"] + found["LUT4"] + 2 * found["CCU2C"] < 175
 
 
+def test_a_choice_between_memories_takes_no_more_than_it_must(tmp_path):
+    """186 LUT4; memories that begin with a 0 would take one more for each of 64 bits."""
+    window = SlidingWindow(shape=(8, 8, 4), kernel=(3, 3), simd=4, pixels=2)
+    found = cells(window, "ice40", tmp_path)
+    assert (window.ring.lanes, found["SB_RAM40_4K"]) == (2, 4)
+    assert found["SB_LUT4"] < 220
+
+
 def test_ring_grows_only_where_that_is_free():
     assert Ring.for_window(columns=28, width=32, height=3) == (8, 1, 32, 32, 1)
     assert Ring.for_window(columns=128, width=32, height=3) == (4, 1, 128, 32, 1)

@@ -43,6 +43,7 @@ from .peripheral import CsrNetwork, WishboneNetwork
 from .pixelwindow import PixelWindow
 from .pool import MaxPooling, SumPooling
 from .queue import StreamQueue
+from .ram import DualPortRam
 from .registers import NetworkRegisters, Register, StatusBit
 from .regroup import ChannelGatherer, ChannelSerializer
 from .reorder import MapReorder
@@ -61,8 +62,8 @@ from .xnor import XnorPE
 __all__ = [
     "Argmax", "AxiStreamNetwork", "AxiStreamSignature", "ChannelConcat", "ChannelGatherer",
     "ChannelSerializer", "ConvolutionEngine", "CsrNarrow", "CsrNetwork", "CsrSignature",
-    "DelayLine", "DenseEngine", "FilterScheduler", "Flash", "FlashReader", "FlashSignature",
-    "FoldedLayer", "Folding",
+    "DelayLine", "DenseEngine", "DualPortRam", "FilterScheduler", "Flash", "FlashReader",
+    "FlashSignature", "FoldedLayer", "Folding",
     "FrameBuffer", "FrameDrain", "FrameEngine", "Framed", "FramedLayer", "Hardwired",
     "HardwiredConvolution", "HardwiredDense", "HardwiredLayer", "ImageQueue", "LayerEngine",
     "LoadableStream", "MapReorder", "MaxPooling", "MultiplyPE", "Network", "NetworkRegisters",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from amaranth import Module, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import _integer
-from .weights import block_ram
+from .ram import DualPortRam
 
 __all__ = ["DelayLine"]
 
@@ -18,14 +18,14 @@ __all__ = ["DelayLine"]
 class DelayLine(wiring.Component):
     """Every step takes a word in, and gives the one of ``depth`` steps before: 0 at first.
 
-    Up to 2 words (3 with ``register``) are registers. More are a memory and the register behind
-    it, read at the word after the one that is written: so it maps to block RAM without the logic
-    that emulates a read during a write. What is in the memory outlasts a reset, so that after one
-    the line clears itself first, a word per cycle.
+    Up to 2 words (3 with ``register``) are registers. More are a
+    :class:`~flightrtl.gateware.ram.DualPortRam`, read at the word after the one that is written.
+    What is in it outlasts a reset, so that after one the line clears itself first, a word per
+    cycle.
 
-    Cost: addresses and block RAM, and on iCE40, whose block RAMs do not begin with a 0, a LUT4
-    for each bit; for 256 words of 80 bits 94 LUT4 and 5 block RAMs there, 14 and 3 on ECP5
-    (``python -m benchmarks components``). Latency: ``depth`` steps. Throughput: a step per cycle.
+    Cost: addresses and block RAM; for 256 words of 80 bits 14 LUT4 on both families, and 5 block
+    RAMs on iCE40, 3 on ECP5 (``python -m benchmarks components``). Latency: ``depth`` steps.
+    Throughput: a step per cycle.
 
     Parameters
     ----------
@@ -85,37 +85,33 @@ class DelayLine(wiring.Component):
                 word = following
             m.d.comb += [self.ready.eq(1), self.o.eq(word)]
             return m
-        store: memory.Memory[Any, Any] = memory.Memory(
-            shape=self.width, depth=self.words, init=[],
-            attrs=block_ram(self.words, self.width))
-        m.submodules.memory = store
-        # An asynchronous port and a register of our own, see SlidingWindow.
-        write, read = store.write_port(), store.read_port(domain="comb")
+        m.submodules.memory = store = DualPortRam(self.width, self.words, block=True)
+        write, read = store.write, store.read
         clearing, moves = Signal(init=1), Signal()
         front = Signal(range(self.words), init=1)
         place = Signal(range(self.words))
         at_end = Signal()
-        word = Signal(self.width, reset_less=True)
         m.d.comb += [
             self.ready.eq(~clearing),
             moves.eq(self.step | clearing),
             at_end.eq(front == self.words - 1),
             read.addr.eq(front),
+            read.en.eq(moves),
             write.addr.eq(place),
             write.en.eq(moves),
             write.data.eq(self.i),
         ]
         with m.If(moves):
-            m.d.sync += [word.eq(read.data), place.eq(front), front.eq(front + 1)]
+            m.d.sync += [place.eq(front), front.eq(front + 1)]
             with m.If(at_end):
                 m.d.sync += front.eq(0)
         if self.register:
             held = Signal(self.width)
             with m.If(self.step):
-                m.d.sync += held.eq(word)
+                m.d.sync += held.eq(read.data)
             m.d.comb += self.o.eq(held)
         else:
-            m.d.comb += self.o.eq(word)
+            m.d.comb += self.o.eq(read.data)
         with m.If(clearing):
             with m.If(place == self.words - 1):
                 m.d.sync += clearing.eq(0)

@@ -7,8 +7,9 @@ from typing import Any
 
 from amaranth import Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from .ram import DualPortRam
 
 __all__ = ["WindowFold", "windows_along"]
 
@@ -101,31 +102,24 @@ class WindowFold(wiring.Component):
 
         # First stage: the value beside its accumulators, as they were before.
         #
-        # An asynchronous read port with a register behind it, and no_rw_check: a synchronous port
-        # promises the old word when it is written in the same cycle, for which Yosys adds logic.
-        # Here nobody looks at such a word. With two or more channels, two values that follow each
-        # other have different addresses; with one, `previous` stands in.
+        # Nobody looks at a word that is read while it is written: with two or more channels, two
+        # values that follow each other have different addresses; with one, `previous` stands in.
         word = data.ArrayLayout(self.accumulator, count)
-        memory: Memory[Any, Any] = Memory(shape=word, depth=depth, init=[],
-                                     attrs={"no_rw_check": "1"})
-        m.submodules.memory = memory
-        read = memory.read_port(domain="comb")
-        write = memory.write_port()
+        m.submodules.memory = memory = DualPortRam(word, depth)
+        read, write = memory.read, memory.write
         full, starts, ends = Signal(), Signal(), Signal()
         value = Signal.like(self.i.payload, reset_less=True)
-        stored = Signal(word, reset_less=True)
-        m.d.comb += read.addr.eq(address)
+        m.d.comb += [read.addr.eq(address), read.en.eq(self.i.ready)]
         with m.If(self.i.ready):
             m.d.sync += [
                 full.eq(self.i.valid & x.used),
                 starts.eq(x.starts & y.starts),
                 ends.eq(x.ends & y.ends),
                 value.eq(self.i.payload),
-                stored.eq(read.data),
                 write.addr.eq(address),
             ]
         before = Signal(word)
-        m.d.comb += before.eq(stored)
+        m.d.comb += before.eq(read.data)
         if channels == 1:
             again = Signal()
             previous = Signal(word, reset_less=True)

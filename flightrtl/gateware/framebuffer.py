@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from amaranth import Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
@@ -14,7 +14,7 @@ from ..formats import ActivationFormat, IntArray, _integer, signed_bits
 from .loops import nested_loops
 from .mapstream import map_signature
 from .pe import activation_shape
-from .weights import block_ram
+from .ram import DualPortRam
 
 __all__ = ["FrameBuffer"]
 
@@ -122,13 +122,9 @@ class FrameBuffer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         width = self.simd * self.format.bits
-        ram: memory.Memory[Any, Any] = memory.Memory(
-            shape=width, depth=self.frames * self.size, init=[],
-            attrs=block_ram(self.frames * self.size, width))
-        m.submodules.ram = ram
-        # An asynchronous port and a register of our own, see SlidingWindow. Nobody reads a map
-        # that is not complete.
-        write, read = ram.write_port(), ram.read_port(domain="comb")
+        # Nobody reads a map that is not complete.
+        m.submodules.ram = ram = DualPortRam(width, self.frames * self.size, block=True)
+        write, read = ram.write, ram.read
 
         # Maps that are complete and still needed.
         filled, full = Signal(range(self.frames + 1)), Signal()
@@ -155,17 +151,18 @@ class FrameBuffer(wiring.Component):
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), some.eq(filled != 0),
                      go.eq(advance & some)]
         inside, sweep, last, frame = self._walk(m, go, read.addr)
-        m.d.comb += leaves.eq(go & frame)
+        m.d.comb += [read.en.eq(advance), leaves.eq(go & frame)]
 
-        word = Signal(width, reset_less=True)
+        word = read.data
         flags: Any = Signal(data.StructLayout({"inside": 1, "sweep": 1, "last": 1}),
                             reset_less=True)
         valid = Signal()
         with m.If(advance):
-            m.d.sync += [word.eq(read.data), valid.eq(some), flags.inside.eq(inside),
+            m.d.sync += [valid.eq(some), flags.inside.eq(inside),
                          flags.sweep.eq(sweep), flags.last.eq(last)]
         if self.register:
-            held, held_flags, held_valid = Signal.like(word), Signal.like(flags), Signal()
+            held = Signal(width, reset_less=True)
+            held_flags, held_valid = Signal.like(flags), Signal()
             with m.If(advance):
                 m.d.sync += [held.eq(word), held_flags.eq(flags), held_valid.eq(valid)]
             word, flags, valid = held, held_flags, held_valid

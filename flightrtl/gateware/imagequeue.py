@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth import Module, Mux, Signal
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..formats import ActivationFormat, _integer
 from .pe import activation_shape
+from .ram import DualPortRam
 
 __all__ = ["ImageQueue"]
 
@@ -29,7 +30,7 @@ class ImageQueue(wiring.Component):
     words of the next one come in behind them. A word that is offered without room is not taken:
     who cannot wait has to look at ``i.ready`` or ``room``.
 
-    Cost, for 28 x 28 values of 8 bits: 114 LUT4, 39 flip-flops and 2 block RAMs on iCE40, 127,
+    Cost, for 28 x 28 values of 8 bits: 117 LUT4, 38 flip-flops and 2 block RAMs on iCE40, 127,
     38 and 1 on ECP5 (``python -m benchmarks components``). Latency: 2 cycles from the last word
     to the first value. Throughput: a value per cycle.
 
@@ -87,11 +88,8 @@ class ImageQueue(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        store: memory.Memory[Any, Any] = memory.Memory(
-            shape=WORD, depth=self.depth, init=[], attrs={"no_rw_check": "1"})
-        m.submodules.memory = store
-        # An asynchronous port and a register of our own, see SlidingWindow.
-        write, read = store.write_port(), store.read_port(domain="comb")
+        m.submodules.memory = store = DualPortRam(WORD, self.depth)
+        write, read = store.write, store.read
 
         # Places in the memory, and a bit that tells full from empty: where the next word goes,
         # the end of the last complete image, and the word to read.
@@ -114,15 +112,15 @@ class ImageQueue(wiring.Component):
         with m.Elif(self.drop):
             m.d.sync += [tail.eq(whole), filled.eq(0)]
 
-        word = Signal(WORD, reset_less=True)
         fetched, taken, ends = Signal(), Signal(), Signal()
         place = Signal(range(self.per_word))
         m.d.comb += [
             read.addr.eq(head),
+            read.en.eq(~fetched | (taken & ends)),
             taken.eq(fetched & self.o.ready),
             ends.eq(place == self.per_word - 1),
             self.o.valid.eq(fetched),
-            self.o.payload.eq(word.word_select(place, self.value_bits)),
+            self.o.payload.eq(read.data.word_select(place, self.value_bits)),
         ]
         if self.size % self.per_word:
             index = Signal(range(self.size))
@@ -133,8 +131,8 @@ class ImageQueue(wiring.Component):
                 m.d.sync += index.eq(Mux(at_end, 0, index + 1))
         with m.If(taken):
             m.d.sync += place.eq(Mux(ends, 0, place + 1))
-        with m.If(~fetched | (taken & ends)):
-            m.d.sync += [word.eq(read.data), fetched.eq(head != whole)]
+        with m.If(read.en):
+            m.d.sync += fetched.eq(head != whole)
             with m.If(head != whole):
                 m.d.sync += head.eq(head + 1)
         return m

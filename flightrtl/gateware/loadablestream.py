@@ -13,7 +13,8 @@ from amaranth.lib.wiring import In, Out
 
 from ..blockram import SEGMENT
 from ..formats import _integer
-from .weights import NO_INIT, RomStream
+from .ram import DualPortRam
+from .weights import RomStream
 
 __all__ = ["LoadableStream", "MemoryContents", "WriteSignature"]
 
@@ -108,25 +109,19 @@ class LoadableStream(RomStream):
         return b"".join(word.to_bytes(self.stride, "little") for word in self.words)
 
     def _memory(self, m: Module, fetch: Signal, address: Signal) -> Value:
-        loads = self.number is not None
-        width = -(-self.width // 8) * 8 if loads else self.width
-        contents: memory.Memory[Any, Any] = memory.Memory(
-            shape=width, depth=self.depth, init=self.initial,
-            attrs={"ram_style": "block", "rom_style": "block", "no_rw_check": "1"})
-        m.submodules.contents = contents
-        if not loads:
-            port = contents.read_port()
+        if self.number is None:
+            rom: memory.Memory[Any, Any] = memory.Memory(
+                shape=self.width, depth=self.depth, init=self.initial,
+                attrs={"ram_style": "block", "rom_style": "block"})
+            m.submodules.contents = rom
+            port = rom.read_port()
             m.d.comb += [port.en.eq(fetch), port.addr.eq(address)]
             return port.data
-        # An asynchronous port and a register: a synchronous one promises the old word when it is
-        # written in the same cycle, for which Yosys adds logic. So it does for a register that
-        # starts with 0, and nobody looks at this one before it holds a word.
-        port = contents.read_port(domain="comb")
-        word = Signal(self.width, reset_less=True, attrs=NO_INIT)
-        m.d.comb += port.addr.eq(address)
-        with m.If(fetch):
-            m.d.sync += word.eq(port.data)
-        write = contents.write_port(granularity=8)
+        width = -(-self.width // 8) * 8
+        m.submodules.contents = ram = DualPortRam(width, self.depth, init=self.initial,
+                                                  granularity=8, block=True)
+        read, write = ram.read, ram.write
+        m.d.comb += [read.en.eq(fetch), read.addr.eq(address)]
         bus, shift = self.write, (self.stride - 1).bit_length()
         written = Signal()
         m.d.comb += [
@@ -137,4 +132,4 @@ class LoadableStream(RomStream):
         ]
         for lane in range(width // 8):
             m.d.comb += write.en[lane].eq(written & (bus.address[:shift] == lane))
-        return word
+        return Value.cast(read.data)[:self.width]

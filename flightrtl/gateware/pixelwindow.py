@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from amaranth import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
+from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer
 from .mapstream import map_signature, map_values
 from .pe import activation_shape
+from .ram import DualPortRam
 
 __all__ = ["PixelWindow", "PixelWindowAxis"]
 
@@ -83,7 +84,7 @@ class PixelWindow(wiring.Component):
 
     Cost: ``kernel height * kernel width * channels`` activations in registers, a memory of
     (``kernel height`` - 1) image rows, and counters. 5x5 windows, stride 2, of 28x28 pixels of 8
-    bits: 68 LUT4, 227 flip-flops and 2 block RAMs on iCE40; 211 LUT4 (128 of them distributed RAM)
+    bits: 44 LUT4, 226 flip-flops and 2 block RAMs on iCE40; 211 LUT4 (128 of them distributed RAM)
     and 258 flip-flops on ECP5 (``python -m benchmarks components``). Latency: a window is valid 1
     cycle after its last pixel was taken. Throughput: a position of the raster per cycle,
     :attr:`cycles` for an image.
@@ -203,25 +204,18 @@ class PixelWindow(wiring.Component):
         """The pixels above the current one, from the top down; keeps them up to date."""
         bits = len(pixel)
         size = (self.kernel[0] - 1) * bits
-        column = Signal(size, reset_less=True)
-        moved = Cat(column[bits:], pixel)[-size:] if size else column
         if not size:
-            return column
+            return Const(0, 0)
         if self.columns.steps == 1:
+            column = Signal(size, reset_less=True)
             with m.If(step):
-                m.d.sync += column.eq(moved)
+                m.d.sync += column.eq(Cat(column[bits:], pixel))
             return column
-        # An asynchronous port and a register of our own: synthesis joins them to a block RAM
-        # without the logic that would define a read during a write. The word that is read is
-        # never the one that is written: it is that of the next column.
-        ram: memory.Memory[Any, Any] = memory.Memory(
-            shape=size, depth=self.shape[1], init=[], attrs={"no_rw_check": "1"})
-        m.submodules.rows = ram
-        write, read = ram.write_port(), ram.read_port(domain="comb")
+        # The word that is read is that of the next column, and so never the one that is written.
+        m.submodules.rows = ram = DualPortRam(size, self.shape[1])
+        write, read = ram.write, ram.read
         m.d.comb += [
-            write.addr.eq(x.position), write.data.eq(moved), write.en.eq(step & x.real),
-            read.addr.eq(x.following),
+            write.addr.eq(x.position), write.data.eq(Cat(read.data[bits:], pixel)),
+            write.en.eq(step & x.real), read.addr.eq(x.following), read.en.eq(step),
         ]
-        with m.If(step):
-            m.d.sync += column.eq(read.data)
-        return column
+        return read.data

@@ -7,12 +7,13 @@ from typing import Any
 
 from amaranth import Module, Signal, Value
 from amaranth.hdl import ShapeLike
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..formats import _integer
 from .buffer import StreamBuffer
+from .ram import DualPortRam
 
 __all__ = ["StreamQueue", "checked_depths", "queued"]
 
@@ -21,11 +22,11 @@ class StreamQueue(wiring.Component):
     """First in, first out: holds up to ``depth`` transfers, in a memory and the registers after it.
 
     ``i.ready`` and ``o.valid`` come from flip-flops, and so does the payload with ``register``.
-    It is written for block RAM, and mapped there without the logic that emulates a read during a
-    write: nobody reads a word in the cycle in which it is written.
+    The memory is a :class:`~flightrtl.gateware.ram.DualPortRam`: nobody reads a word in the cycle
+    in which it is written.
 
-    Cost, for a memory of 512 words of 8 bits: 50 LUT4, 22 flip-flops and a block RAM on iCE40, 42,
-    21 and one on ECP5 (with ``register`` 44 and 31, 41 and 30); where the words are no power of
+    Cost, for a memory of 512 words of 8 bits: 43 LUT4, 21 flip-flops and a block RAM on iCE40, 44,
+    21 and one on ECP5 (with ``register`` 45 and 30, 41 and 30); where the words are no power of
     two, some 25 LUT4 more (``python -m benchmarks components``). The ``SyncFIFOBuffered`` of
     :mod:`amaranth.lib.fifo`, which promises more, takes 75 and 56, 81 and 56.
     A queue of two is a :class:`~flightrtl.gateware.buffer.StreamBuffer`.
@@ -91,11 +92,8 @@ class StreamQueue(wiring.Component):
             wiring.connect(m, buffer.o, wiring.flipped(self.o))
             return m
         raw = Value.cast(self.i.payload)
-        store: memory.Memory[Any, Any] = memory.Memory(
-            shape=len(raw), depth=self.words, init=[], attrs={"no_rw_check": "1"})
-        m.submodules.memory = store
-        # An asynchronous port and a register of our own, see SlidingWindow.
-        write, read = store.write_port(), store.read_port(domain="comb")
+        m.submodules.memory = store = DualPortRam(len(raw), self.words)
+        write, read = store.write, store.read
 
         put, fetch = Signal(), Signal()
         full, some = Signal(), Signal()
@@ -113,11 +111,10 @@ class StreamQueue(wiring.Component):
         with m.Elif(fetch & ~put):
             m.d.sync += [some.eq(next_front != place), full.eq(0)]
 
-        word = Signal(len(raw), reset_less=True)
         fetched, moves = Signal(), Signal()
-        m.d.comb += fetch.eq(some & (~fetched | moves))
-        with m.If(~fetched | moves):
-            m.d.sync += [word.eq(read.data), fetched.eq(some)]
+        m.d.comb += [read.en.eq(~fetched | moves), fetch.eq(some & read.en)]
+        with m.If(read.en):
+            m.d.sync += fetched.eq(some)
         output = Value.cast(self.o.payload)
         if self.register:
             held = Signal(len(raw), reset_less=True)
@@ -125,9 +122,9 @@ class StreamQueue(wiring.Component):
             m.d.comb += [moves.eq(~valid | self.o.ready), output.eq(held),
                          self.o.valid.eq(valid)]
             with m.If(moves):
-                m.d.sync += [held.eq(word), valid.eq(fetched)]
+                m.d.sync += [held.eq(read.data), valid.eq(fetched)]
         else:
-            m.d.comb += [moves.eq(self.o.ready), output.eq(word), self.o.valid.eq(fetched)]
+            m.d.comb += [moves.eq(self.o.ready), output.eq(read.data), self.o.valid.eq(fetched)]
         return m
 
     def _counter(self, m: Module, step: Signal, name: str) -> tuple[Signal, Signal]:

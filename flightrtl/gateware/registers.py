@@ -6,7 +6,7 @@ import enum
 from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal, Value
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -15,6 +15,7 @@ from .axistream import require_own_weights
 from .csr import CsrSignature
 from .imagequeue import ImageQueue
 from .network import Network
+from .ram import DualPortRam
 
 __all__ = ["NetworkRegisters", "Register", "StatusBit"]
 
@@ -210,14 +211,9 @@ class NetworkRegisters(wiring.Component):
         done = Signal()
         winner = Signal.like(Value.cast(result.payload.winner), reset_less=True)
         # As deep as there are addresses: nobody writes behind the last logit, so 0 is read there.
-        store: memory.Memory[Any, Any] = memory.Memory(
-            shape=self.network.argmax.width, depth=self.logits, init=[],
-            attrs={"no_rw_check": "1"})
-        m.submodules.logits = store
-        # An asynchronous port and a register of our own, see SlidingWindow. What is read while
-        # logits come in is not looked at.
-        write, read = store.write_port(), store.read_port(domain="comb")
-        logit = Signal(self.network.argmax.width, reset_less=True)
+        # What is read while logits come in is not looked at.
+        m.submodules.logits = store = DualPortRam(self.network.argmax.width, self.logits)
+        write, read = store.write, store.read
         number = Signal(range(self.classes))
         m.d.comb += [
             result.ready.eq(~done),
@@ -226,11 +222,10 @@ class NetworkRegisters(wiring.Component):
             write.data.eq(result.payload.logit),
             read.addr.eq(self.bus.addr[:-1]),
         ]
-        m.d.sync += logit.eq(read.data)
         with m.If(write.en):
             m.d.sync += number.eq(number + 1)
             with m.If(result.payload.last):
                 m.d.sync += [number.eq(0), done.eq(1), winner.eq(result.payload.winner)]
         with m.If(release & done):
             m.d.sync += done.eq(0)
-        return done, winner, logit.as_signed()
+        return done, winner, read.data.as_signed()

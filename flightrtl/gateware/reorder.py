@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 from amaranth import Module, Mux, Signal, Value
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from numpy.typing import ArrayLike
 
 from ..formats import ActivationFormat, IntArray, _integer
 from .mapstream import map_shape
+from .ram import DualPortRam
 from .repeatrom import repeating_rom
-from .weights import block_ram
 
 __all__ = ["MapReorder"]
 
@@ -27,7 +27,7 @@ class MapReorder(wiring.Component):
     map's first group may follow as soon as a pixel has left.
 
     Cost: block RAM for a map, counters, and the filters' numbers in a ROM: for 32 filters in
-    groups of 4 and 64 pixels of 8 bits, 112 LUT4 and 4 block RAMs on iCE40, 134 and 1 on ECP5
+    groups of 4 and 64 pixels of 8 bits, 104 LUT4 and 4 block RAMs on iCE40, 134 and 1 on ECP5
     (``python -m benchmarks components``). Latency: a pixel's first filter is valid 2 cycles after
     its last one came in, 3 with ``register``. Throughput: a value per cycle.
 
@@ -83,13 +83,9 @@ class MapReorder(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         size = self.pixels * self.filters
-        ram: memory.Memory[Any, Any] = memory.Memory(
-            shape=self.format.bits, depth=size, init=[],
-            attrs=block_ram(size, self.format.bits))
-        m.submodules.ram = ram
-        # An asynchronous port and a register of our own, see SlidingWindow. A pixel is either
-        # written or read.
-        write, read = ram.write_port(), ram.read_port(domain="comb")
+        # A pixel is either written or read.
+        m.submodules.ram = ram = DualPortRam(self.format.bits, size, block=True)
+        write, read = ram.write, ram.read
 
         # Which filter a value is of, and whether it is its group's last; the group's place.
         bits = ceil_log2(self.filters)
@@ -123,25 +119,25 @@ class MapReorder(wiring.Component):
 
         place, number = Signal(range(size)), Signal(range(self.filters))
         fetch, fetched, moves = Signal(), Signal(), Signal()
-        word = Signal(self.format.bits, reset_less=True)
         last = Signal()
         m.d.comb += [
             read.addr.eq(place),
+            read.en.eq(~fetched | moves),
             last.eq(number == self.filters - 1),
             fetch.eq((whole != 0) & (~fetched | moves)),
             left.eq(fetch & last),
         ]
-        with m.If(~fetched | moves):
-            m.d.sync += [word.eq(read.data), fetched.eq(whole != 0)]
+        with m.If(read.en):
+            m.d.sync += fetched.eq(whole != 0)
         with m.If(fetch):
             m.d.sync += [number.eq(Mux(last, 0, number + 1)),
                          place.eq(Mux(place == size - 1, 0, place + 1))]
         output = Value.cast(self.o.payload)
         if self.register:
-            held, valid = Signal.like(word), Signal()
+            held, valid = Signal.like(read.data, reset_less=True), Signal()
             m.d.comb += [moves.eq(~valid | self.o.ready), output.eq(held), self.o.valid.eq(valid)]
             with m.If(moves):
-                m.d.sync += [held.eq(word), valid.eq(fetched)]
+                m.d.sync += [held.eq(read.data), valid.eq(fetched)]
         else:
-            m.d.comb += [moves.eq(self.o.ready), output.eq(word), self.o.valid.eq(fetched)]
+            m.d.comb += [moves.eq(self.o.ready), output.eq(read.data), self.o.valid.eq(fetched)]
         return m

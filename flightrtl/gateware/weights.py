@@ -14,25 +14,10 @@ from amaranth.lib.wiring import Out
 from ..formats import IntArray, WeightFormat
 from .folding import FoldedLayer
 
-__all__ = ["RomStream", "WeightBuffer", "block_ram", "weight_layout", "weight_words"]
+__all__ = ["RomStream", "WeightBuffer", "weight_layout", "weight_words"]
 
 BLOCK_BITS = 1024
 """From this size on a memory goes to block RAM; below, logic cells are the cheaper ROM."""
-
-
-def block_ram(depth: int, width: int) -> dict[str, str]:
-    """Attributes of a memory that is written and read, but never both in the same place.
-
-    From :data:`BLOCK_BITS` on it is block RAM: Yosys would make wide ones of hundreds of look-up
-    tables on ECP5.
-    """
-    return {"no_rw_check": "1"} | (
-        {"ram_style": "block"} if depth * width >= BLOCK_BITS else {})
-
-
-NO_INIT = {"no_init": "1"}
-"""Attribute of a register whose first value nobody looks at, see :data:`flightrtl.implement.UNSET`.
-"""
 
 
 class RomStream(wiring.Component):

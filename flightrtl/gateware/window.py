@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from amaranth import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ from .buffer import StreamBuffer
 from .linebuffer import RowWriter, WindowReader, row_steps, window_ring
 from .mapstream import map_shape
 from .pe import activation_shape
+from .ram import DualPortRam
 from .weights import RomStream
 
 __all__ = ["SlidingWindow"]
@@ -36,8 +37,9 @@ class SlidingWindow(wiring.Component):
     Cost: the block RAM of a :class:`Ring`; a register of ``simd`` activations on either side
     of it, by columns a rotation of its banks, for several pixels a multiplexer of as many
     memories as their windows' places differ; counters. For 3x3 windows on 7x7x16, padded,
-    4 activations a word: 158 LUT4 and 2 block RAMs on iCE40, 147 and 1 on ECP5; 12 a word by
-    columns: 353 and 8, 341 and 4 (``python -m benchmarks components``).
+    4 activations a word: 171 LUT4 and 2 block RAMs on iCE40, 162 and 1 on ECP5; 12 a word by
+    columns: 365 and 8, 355 and 4 (``python -m benchmarks components``). 2 pixels of 32x32x16, 8
+    activations a word: 315 and 8, 316 and 4.
     Latency: an output row starts when the last image row that it needs is in; its first word is
     valid 3 cycles after the last activation of that row. Throughput: a word per cycle and pixel,
     a transfer of new activations per cycle.
@@ -252,25 +254,19 @@ class SlidingWindow(wiring.Component):
             m.d.comb += turn.eq(read["slot"][bank_bits:] + (read["slot"][:bank_bits] > bank))
             for lane in range(ring.lanes):
                 suffix = f"{bank}_{lane}" if ring.lanes > 1 else f"{bank}"
-                ram: memory.Memory[Any, Any] = memory.Memory(
-                    shape=ring.width, depth=ring.depth, init=[], attrs={"no_rw_check": "1"})
-                m.submodules[f"ram_{suffix}"] = ram
-                write, port = ram.write_port(), ram.read_port(domain="comb")
-                # An asynchronous port and a register of our own: synthesis joins them to a
-                # block RAM without the logic that would define a read during a write. The
-                # reader never uses such a word: it stays off the rows that are being written.
-                word = Signal(ring.width, name=f"word_{suffix}", reset_less=True)
+                # The reader stays off the rows that are being written.
+                m.submodules[f"ram_{suffix}"] = ram = DualPortRam(ring.width, ring.depth)
+                write, port = ram.write, ram.read
                 group, part = divmod(lane, self.source_pixels)
                 m.d.comb += [
+                    port.en.eq(fetch),
                     port.addr.eq(Cat(read["columns"].word_select(lane, address_bits), turn)),
                     write.addr.eq(Cat(written["column"], written["slot"][bank_bits:])),
                     write.en.eq(written["word_done"] & (written["lane"] == group)
                                 & (written["slot"][:bank_bits] == bank)),
                     write.data.eq(written["words"].word_select(part, ring.width)),
                 ]
-                with m.If(fetch):
-                    m.d.sync += word.eq(port.data)
-                read_words.append(word)
+                read_words.append(port.data)
 
         # Behind the memory: what travels with a word, perhaps through one more register, and
         # the output register, which forces padding to zero.
@@ -290,7 +286,7 @@ class SlidingWindow(wiring.Component):
         if self.register:
             held = Signal.like(beside)
             held_valid = Signal()
-            held_words = [Signal.like(word, name=f"held_{n}")
+            held_words = [Signal.like(word, name=f"held_{n}", reset_less=True)
                           for n, word in enumerate(read_words)]
             with m.If(advance):
                 m.d.sync += [held_valid.eq(valid), held.eq(beside),

@@ -92,9 +92,7 @@ def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
     parts = [Cost(lut4=PLACED_LUT4[family]), array, frame, _memory_cost(family, depth, word)]
     words = DelayLine.words_of(pixels - 1, framed.register) if pixels > 1 else 0
     if words:
-        # Block RAM of iCE40 does not begin with a 0: a gate for each bit makes one of it.
-        parts += [Cost(lut4=round(DELAY_LUT4 + DELAY_ADDRESS_LUT4 * math.log2(words)
-                                  + lanes * accumulator * (family == "ice40")),
+        parts += [Cost(lut4=round(DELAY_LUT4 + DELAY_ADDRESS_LUT4 * math.log2(words)),
                        ff=2 * words.bit_length() + lanes * accumulator * framed.register),
                   _memory_cost(family, words, lanes * accumulator)]
     else:
