@@ -11,13 +11,19 @@ from amaranth.lib import wiring
 
 from flightrtl import implement, toolchain
 
-__all__ = ["cells"]
+__all__ = ["cells", "packed"]
 
 SYNTHESIS = {
     "ice40": "synth_ice40 -abc9",
     "ecp5": "synth_ecp5 -abc9 -nowidelut",
     # Before mapping: words, not bits, so that a multiplication is still one cell, `$mul`.
     "generic": "proc; flatten; opt -full; wreduce; memory -nomap",
+}
+
+
+PACKING = {
+    "ice40": ("nextpnr-ice40", "--hx8k", "--package", "ct256"),
+    "ecp5": ("nextpnr-ecp5", "--85k", "--package", "CABGA381"),
 }
 
 
@@ -32,3 +38,19 @@ def cells(dut: wiring.Component, family: str, folder: Path) -> Counter[str]:
     ], folder=folder, log="dut.log")
     module = json.loads((folder / "dut.json").read_text(encoding="utf-8"))["modules"]["top"]
     return Counter(cell["type"] for cell in module["cells"].values())
+
+
+def packed(dut: wiring.Component, family: str, folder: Path) -> Counter[str]:
+    """Resources that ``dut`` takes, as nextpnr packs it: ``lut4``, ``ff``, ``bram`` and ``dsp``.
+
+    Without placing it. On iCE40 a flip-flop without a LUT4 takes a cell of its own, on ECP5 a carry
+    chain takes some at its ends.
+    """
+    cells(dut, family, folder)
+    name, *device = PACKING[family]
+    toolchain.run(toolchain.find(name), [
+        *device, "--json", "dut.json", "--pack-only", "--write", "packed.json",
+    ], folder=folder, log="packed.log")
+    module = json.loads((folder / "packed.json").read_text(encoding="utf-8"))["modules"]["top"]
+    return Counter(resource for cell in module["cells"].values()
+                   for resource in implement.FAMILIES[family].resource(cell))

@@ -89,7 +89,7 @@ def test_a_missing_or_broken_file(tmp_path):
     ("0x100_0000", "0x200_0000", "flash.bytes must be 65536 to 16777216: 24 bits of address, not"),
     ('"-o", "{address}", ', "", "flash.program must be a command such as"),
     ("wake_us = 3.0", "wake_ms = 3.0", "flash.wake_ms is not a key of a board file"),
-    ("fill = 0.88", "fill = 1.5", "build.fill must be above 0 and at most 1, not 1.5"),
+    ("fill = 0.905", "fill = 1.5", "build.fill must be above 0 and at most 1, not 1.5"),
     ("baud = 1_000_000", "baud = 0", "uart.baud must be 300 to 12000000, not 0"),
     ('"0403:6010:1"', '"0403:601"', "uart.usb must be VID:PID or VID:PID:INTERFACE"),
     ("default_mhz = ", "default_mhz = inf #", "clock.default_mhz must be a frequency in MHz"),

@@ -19,7 +19,7 @@ from sim import amaranth_engine
 from sim.compare import compare
 from tests.models import random_images, random_layer, random_map, residual_network
 from tests.streams import run_streams
-from tests.synthesis import cells
+from tests.synthesis import packed
 
 
 def simulate(model, chosen, images, register=False, **options):
@@ -92,7 +92,7 @@ def test_input_is_ready_whatever_the_output():
 @pytest.mark.parametrize(("family", "shape", "k", "chosen"), [
     ("ice40", (12, 12, 8), [1] * 8, Framed(4, 2)), ("ecp5", (6, 6, 8), [1] * 12, Framed(6, 1))])
 def test_cost(family, shape, k, chosen, tmp_path):
-    """Against synthesis; placed, it is some more, see the estimate of folded engines."""
+    """Against what nextpnr packs."""
     rng = np.random.default_rng(3)
     source = TensorType(shape, ActivationFormat(8))
     layer = random_layer(rng, "convolution", source, random_map(rng, source, 2), name="conv",
@@ -101,14 +101,10 @@ def test_cost(family, shape, k, chosen, tmp_path):
     framed = FramedLayer(layer, source, chosen, family == "ecp5")
     engine = FrameEngine(framed)
     estimate = frame_cost(framed, family, engine.width)
-    found = cells(engine, family, tmp_path)
-    lut4 = found["SB_LUT4"] + found["LUT4"] + 2 * found["CCU2C"] + 8 * found["TRELLIS_DPR16X4"]
-    flip_flops = sum(count for cell, count in found.items()
-                     if cell.startswith("SB_DFF") or cell == "TRELLIS_FF")
-    placed = 70 + 3.6 * chosen.lanes * chosen.simd if family == "ecp5" else 0
-    assert (estimate.lut4 - placed) == pytest.approx(lut4, rel=0.1)
-    assert estimate.ff == pytest.approx(flip_flops, rel=0.2)
-    assert estimate.bram == found["SB_RAM40_4K"] + found["DP16KD"]
+    found = packed(engine, family, tmp_path)
+    assert estimate.lut4 == pytest.approx(found["lut4"], rel=0.1)
+    assert estimate.ff == pytest.approx(found["ff"], rel=0.1)
+    assert estimate.bram == found["bram"]
     outside = frame_cost(replace(framed, framed=replace(chosen, external=True)), family,
                          engine.width)
     assert outside.bram < estimate.bram or estimate.bram == 0

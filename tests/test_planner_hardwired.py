@@ -15,11 +15,10 @@ from flightrtl.planner.hardwired import (
     HardwiredCycles,
     hardwired_cost,
     hardwired_cycles,
-    loose_registers,
 )
 from tests.models import random_images, random_layer, random_map
 from tests.streams import run_streams
-from tests.synthesis import cells
+from tests.synthesis import packed
 
 CHOICES = [
     {"conv1": Hardwired(), "dense1": Folding(2, 8)},                # before a pooling
@@ -87,19 +86,15 @@ def test_cycle_model(seed):
 
 @pytest.mark.parametrize(("family", "register"), [("ice40", False), ("ecp5", True)])
 def test_cost(family, register, tmp_path):
-    """Against synthesis. Registers that iCE40 has cells for are no LUT4 for Yosys."""
+    """Against what nextpnr packs."""
     model = modelfile.load("digits")
     layer = HardwiredLayer(model.layers[0], model.input, channels=1, filters=1,
                            register=register)
     estimate = hardwired_cost(layer, family)
-    found = cells(layer, family, tmp_path)
-    lut4 = found["SB_LUT4"] + found["LUT4"] + 2 * found["CCU2C"] + 8 * found["TRELLIS_DPR16X4"]
-    flip_flops = sum(count for cell, count in found.items()
-                     if cell.startswith("SB_DFF") or cell == "TRELLIS_FF")
-    loose = loose_registers(layer) if family == "ice40" else 0
-    assert estimate.lut4 - loose == pytest.approx(lut4, rel=0.1)
-    assert estimate.ff == pytest.approx(flip_flops, rel=0.1)
-    assert estimate.bram == found["SB_RAM40_4K"] + found["DP16KD"]
+    found = packed(layer, family, tmp_path)
+    assert estimate.lut4 == pytest.approx(found["lut4"], rel=0.1)
+    assert estimate.ff == pytest.approx(found["ff"], rel=0.05)
+    assert estimate.bram == found["bram"]
 
 
 def test_planner_chooses_it():

@@ -127,8 +127,8 @@ def test_a_network_alone_needs_no_link(tmp_path, monkeypatch):
 
     model = large_model()
     require_supported(model)
-    assert set(system_costs(model, "ecp5")) == {"clock", "argmax"}
-    assert "link" in system_costs(large_model((255, 257, 1)), "ecp5")
+    assert set(system_costs(model, boards.load("ecp5"))) == {"clock", "argmax"}
+    assert "link" in system_costs(large_model((255, 257, 1)), boards.load("ecp5"))
     modelfile.save(model, tmp_path / "large.safetensors")
     monkeypatch.setattr(flow, "find", find)
     with pytest.raises(BuildError, match="as far as this"):

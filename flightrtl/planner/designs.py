@@ -19,8 +19,9 @@ from ..gateware.transfers import LayerChoice, stream_pixels
 from ..loadable import LoadableModel
 from ..model import Convolution, Dense, Join, Model, WeightedLayer
 from .choice import Choice
-from .cost import Cost, engine_cost, join_cost, pool_cost, total
+from .cost import Cost, join_cost, pool_cost, total
 from .cycles import Timing, measure
+from .engine import engine_cost
 from .options import (
     Option,
     feeders,
@@ -183,10 +184,26 @@ class DesignSpace:
             design = self.choose(candidate)
             if design is None:
                 continue
-            rank = not self._wastes_little(design), design.cost.lut4
-            if best is None or rank < best[0]:
-                best = rank, design
+            for each in (design, self._better_used(design, candidate)):
+                rank = not self._wastes_little(each), each.cost.lut4
+                if best is None or rank < best[0]:
+                    best = rank, each
         return best and best[1]
+
+    def _better_used(self, design: Design, limit: int) -> Design:
+        """``design``, or if its slowest layer wastes much, with one in its place that does not."""
+        if self._wastes_little(design):
+            return design
+        slowest = design.slowest
+        name = next(name for name, option in design.options.items() if option is slowest)
+        assert slowest.folded is not None       # it would not waste
+        others = [option for option in self.choice.options[name][slowest.folded.folding.pixels]
+                  if option.cycles <= limit and option.utilization >= GOOD_UTILIZATION]
+        if not others:
+            return design
+        other = min(others, key=lambda option: option.cost.lut4)
+        changed = self.complete({**design.options, name: other})
+        return changed if self.budget.holds(changed.cost) else design
 
     def _wastes_little(self, design: Design) -> bool:
         """Whether the slowest layer's lanes nearly always work, or none with lanes is slowest."""

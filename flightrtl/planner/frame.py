@@ -14,30 +14,26 @@ from ..gateware.frameengine import FrameEngine
 from ..gateware.framing import FramedLayer
 from ..gateware.reorder import MapReorder
 from .buffer import BufferModel
-from .cost import (
-    COUNTER_LUT4,
-    PLACED_LUT4,
-    ROM_BLOCK_BITS,
-    Cost,
-    array_cost,
-    memory_brams,
-    memory_cells,
-    total,
-)
+from .cost import Cost, registered, total
+from .engine import array_cost
+from .memories import memory_cells, rom_cells
 
 __all__ = ["FrameCycles", "board_flash", "frame_cost"]
 
 DESELECTED_US = 0.1
 """Time between two commands to a flash, as data sheets of W25Q and N25Q have it: 50 ns to 100."""
 
-# Fitted to engines alone: five layers, of 2 to 6 lanes and 1 to 8 terms, on both families.
-FRAME_LUT4 = 70
-"""Counters and control of a frame buffer, and per bit of its word:"""
+# Fitted to engines as nextpnr packs them: seven on ECP5 (``benchmarks/dataflows.json``), five on
+# iCE40, of 1 to 7 lanes and 1 to 6 terms.
+FRAME_LUT4 = {"ice40": 36, "ecp5": 34}
+"""Counters and control of array and frame buffer, per bit of its word, and per bit of the counters
+of pixels, of which there are several:"""
 FRAME_BIT_LUT4 = 0.3
+PIXELS_LUT4 = {"ice40": 25, "ecp5": 35}
 DELAY_LUT4 = 8
 """Control of a delay line, and per bit of its address:"""
 DELAY_ADDRESS_LUT4 = 1.5
-RESULT_LUT4 = 60
+RESULT_LUT4 = {"ice40": 40, "ecp5": 10}
 """Control of drain, requantizer and what follows, per bit of the sum and of its span of shifts,
 and per bit of the result:"""
 RESULT_SUM_LUT4 = 1.0
@@ -45,6 +41,8 @@ RESULT_BIT_LUT4 = 2.0
 REORDER_LUT4 = 50
 """Control of a reorder memory, and per bit of its address:"""
 REORDER_ADDRESS_LUT4 = 5.0
+COUNTER_LUT4 = 14
+"""The address of a weight memory."""
 FLASH_LUT4 = 80
 """Counters and control of a flash's reader, and per bit of its word, where flip-flops have cells of
 their own:"""
@@ -59,15 +57,12 @@ def board_flash(chip: FlashChip, clock_mhz: float) -> Flash:
 
 
 def _rom_cost(family: str, depth: int, width: int) -> Cost:
-    if width * depth >= ROM_BLOCK_BITS:
-        return Cost(bram=memory_brams(family, depth, width))
-    return Cost(lut4=width * (2 * -(-depth // 16) - 1), ff=width)
+    lut4, ff, bram = rom_cells(family, depth, width)
+    return registered(family, ff, lut4) + Cost(bram=bram)
 
 
 def _memory_cost(family: str, depth: int, width: int) -> Cost:
-    if depth * width >= ROM_BLOCK_BITS:
-        return Cost(bram=memory_brams(family, depth, width))
-    lut4, ff, bram = memory_cells(family, depth, width)
+    lut4, ff, bram = memory_cells(family, depth, width, block=True)
     return Cost(lut4=round(lut4), ff=ff, bram=bram)
 
 
@@ -88,9 +83,12 @@ def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
     array = array_cost(FoldedLayer(layer, source, Folding(lanes, simd)), family, accumulator)
     word = simd * source.format.bits
     depth = chosen.frames * source.size // simd
-    frame = Cost(lut4=round(FRAME_LUT4 + FRAME_BIT_LUT4 * word), ff=70 + 2 * word)
-    parts = [Cost(lut4=PLACED_LUT4[family]), array, frame, _memory_cost(family, depth, word)]
-    words = DelayLine.words_of(pixels - 1, framed.register) if pixels > 1 else 0
+    several = pixels > 1
+    frame = Cost(lut4=round(FRAME_LUT4[family] + FRAME_BIT_LUT4 * word
+                            + PIXELS_LUT4[family] * math.log2(pixels)),
+                 ff=10 + 60 * several + word * (1 + framed.register))
+    parts = [array, frame, _memory_cost(family, depth, word)]
+    words = DelayLine.words_of(pixels - 1, framed.register) if several else 0
     if words:
         parts += [Cost(lut4=round(DELAY_LUT4 + DELAY_ADDRESS_LUT4 * math.log2(words)),
                        ff=2 * words.bit_length() + lanes * accumulator * framed.register),
@@ -99,12 +97,13 @@ def frame_cost(framed: FramedLayer, family: str, accumulator: int) -> Cost:
         parts.append(Cost(ff=(pixels - 1) * lanes * accumulator))
     bits = layer.output.bits
     span = int(layer.shift.max(initial=0) - layer.shift.min(initial=0)).bit_length()
-    parts += [Cost(lut4=round(RESULT_LUT4 + RESULT_SUM_LUT4 * accumulator * (1 + span)
+    parts += [Cost(lut4=round(RESULT_LUT4[family] + RESULT_SUM_LUT4 * accumulator * (1 + span)
                               + RESULT_BIT_LUT4 * bits), ff=2 * accumulator + 3 * bits + 30),
               _rom_cost(family, layer.filters, accumulator + span)]
     if not framed.in_order:
         address = math.log2(pixels * layer.filters)
-        parts += [Cost(lut4=round(REORDER_LUT4 + REORDER_ADDRESS_LUT4 * address), ff=70),
+        parts += [Cost(lut4=round(REORDER_LUT4 + REORDER_ADDRESS_LUT4 * address),
+                       ff=round(30 + 5 * address)),
                   _memory_cost(family, pixels * layer.filters, bits),
                   _rom_cost(family, layer.filters, layer.filters.bit_length() + 2)]
     if chosen.flash:

@@ -6,7 +6,8 @@ import math
 
 from ..gateware.hardwired import HardwiredLayer
 from .buffer import BufferModel
-from .cost import Cost, memory_cells
+from .cost import Cost
+from .memories import memory_cells
 
 __all__ = ["HardwiredCycles", "hardwired_cost", "hardwired_cycles", "loose_registers"]
 
@@ -14,6 +15,8 @@ ADDER_BIT_LUT4 = {"ice40": 1.0, "ecp5": 1.07}
 """For each bit of an adder; ECP5 has them in pairs."""
 SUBTRACTED_BIT_LUT4 = {"ice40": 0.75, "ecp5": 0.0}
 """For each bit that is subtracted: an inverter, which may serve several adders."""
+CHAIN_LUT4 = {"ice40": 0.0, "ecp5": 4.0}
+"""For each adder: on ECP5 a carry gets into a chain and out of it through cells of its own."""
 CLAMP_LUT4 = 3
 WINDOW_LUT4 = 50
 INPUT_BIT_LUT4 = 1.4
@@ -42,14 +45,17 @@ def hardwired_cost(layer: HardwiredLayer, family: str) -> Cost:
     """
     weighted, graph, form = layer.layer, layer.sums.graph, layer.source.format
     subtracted = sum(graph.adder_bits(n) for n, adder in enumerate(graph.adders) if adder.subtract)
-    totals = sum(layer.requantizer.total_bits(n) for n in range(weighted.filters))
+    totals = [layer.requantizer.total_bits(n) for n in range(weighted.filters)]
+    # Of a sum, no register keeps what its shift drops.
+    kept = sum(totals) - sum(layer.requantizer.plan(n)[-1] for n in range(weighted.filters))
     outputs = weighted.filters * weighted.output.bits
     bits = layer.channels * form.bits
-    lut4 = (ADDER_BIT_LUT4[family] * (graph.lut4 + totals)
+    lut4 = (ADDER_BIT_LUT4[family] * (graph.lut4 + sum(totals))
             + SUBTRACTED_BIT_LUT4[family] * subtracted + outputs
+            + CHAIN_LUT4[family] * (len(graph.adders) + weighted.filters)
             + CLAMP_LUT4 * weighted.filters + WINDOW_LUT4 + INPUT_BIT_LUT4 * bits)
     taps = int((weighted.dense_weights != 0).any(axis=0).sum())
-    ff = (graph.register_bits(layer.sums.stage) + graph.latency(layer.sums.stage) + totals + outputs
+    ff = (graph.register_bits(layer.sums.stage) + graph.latency(layer.sums.stage) + kept + outputs
           + taps * form.bits + 2 * bits + 26)
     if layer.serializer is not None:
         lut4 += layer.pixels * outputs + SERIALIZER_LUT4

@@ -19,7 +19,8 @@ from ..gateware.pool import pooled_pixels
 from ..gateware.transfers import LayerChoice
 from ..loadable import LoadableModel
 from ..model import INPUT, Convolution, Dense, Join, Layer, MaxPool, Model, WeightedLayer
-from .cost import Cost, engine_cost, maps_to_blocks
+from .cost import Cost
+from .engine import engine_cost, maps_to_blocks
 from .frame import frame_cost
 from .hardwired import hardwired_cost, hardwired_cycles
 

@@ -12,7 +12,7 @@ from ..gateware.clocking import solve
 from ..gateware.network import require_supported
 from ..loadable import LoadableModel
 from ..model import Convolution, Dense, Model, WeightedLayer
-from .cost import Cost, forks_cost, system_costs, total
+from .cost import Cost, enables_cost, forks_cost, system_costs, total
 from .designs import Budget, DesignSpace
 from .frame import board_flash
 from .options import Option
@@ -172,7 +172,9 @@ def _space(model: Model, board: Board, frequency: float | None, share: float,
     require_supported(model)
     pll = solve(board, frequency)
     clock_mhz = float(pll.mhz) if pll else board.clock.input_mhz
-    overhead = system_costs(model, board.family)
+    overhead = system_costs(model, board)
+    if (enables := enables_cost(model, board)).lut4:
+        overhead["enables"] = enables
     if not model.chain:
         overhead["forks"] = forks_cost(model)
     spent = total(overhead.values())
