@@ -132,12 +132,17 @@ def test_components_made_for_their_numbers_are_not_complained_of():
                 if issubclass(warning.category, UnusedElaboratable)]
 
 
-@pytest.mark.parametrize(("name", "board"), [("digits", ULX3S), ("mnist", ICEBREAKER)])
-def test_front(name, board):
-    """From the smallest design to the fastest; a plan for a point's rate is as the point says."""
+@pytest.mark.parametrize(("name", "board", "points"), [
+    ("digits", ULX3S, 8), ("mnist", boards.load("ice40_hx8k_b_evn"), 4)])
+def test_front(name, board, points):
+    """From the smallest design to the fastest; a plan for a point's rate is as the point says.
+
+    Layers of mnist wait for each other in the fastest design that seems to fit an HX8K, and there
+    is no room for longer buffers: the front ends with one that is somewhat slower.
+    """
     model = modelfile.load(name)
-    found = front(model, board, points=8)
-    assert 2 <= len(found) <= 9
+    found = front(model, board, points=points)
+    assert 2 <= len(found) <= points + 1
     for slow, fast in itertools.pairwise(found):
         assert slow.cycles > fast.cycles
         assert slow.cost.lut4 < fast.cost.lut4

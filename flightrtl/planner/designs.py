@@ -42,6 +42,9 @@ GOOD_UTILIZATION = 0.95
 WORTH = 1.25
 """How much slower a plan may be for the sake of :data:`GOOD_UTILIZATION`."""
 
+_NEARLY = 0.8
+"""Share of what there is that is nearly all of it."""
+
 _TRIALS = 64
 """Limits tried where many would do."""
 
@@ -57,6 +60,10 @@ class Budget:
     def holds(self, cost: Cost) -> bool:
         """Whether a design fits."""
         return cost.lut4 <= self.lut4 and cost.bram <= self.bram and cost.dsp <= self.dsp
+
+    def nearly_full(self, cost: Cost) -> bool:
+        """Whether a design leaves little room for longer buffers."""
+        return cost.lut4 > _NEARLY * self.lut4 or cost.bram > _NEARLY * self.bram
 
 
 @dataclass(frozen=True)

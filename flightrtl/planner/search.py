@@ -13,7 +13,8 @@ from ..gateware.network import require_supported
 from ..loadable import LoadableModel
 from ..model import Convolution, Dense, Model, WeightedLayer
 from .cost import Cost, enables_cost, forks_cost, system_costs, total
-from .designs import Budget, DesignSpace
+from .cycles import Timing
+from .designs import Budget, Design, DesignSpace
 from .frame import board_flash
 from .options import Option
 from .plan import LayerPlan, Plan
@@ -22,6 +23,9 @@ from .queues import shortest
 __all__ = ["DATAFLOWS", "FrontPoint", "front", "plan"]
 
 DATAFLOWS = "mixed", "folded", "frame"
+
+_TRIES = 4
+"""Slower designs tried where the fastest that seems to fit does not."""
 
 _LONG = 200_000
 """Layers times cycles from which a percent of the rate is not worth further runs of the cycle
@@ -83,21 +87,12 @@ def plan(model: Model, board: Board, frequency: float | None = None,
     reachable = design is not None
     if design is None:
         design = search.fastest()
-    enough = limit if reachable else design.slowest.cycles
-    if enough * len(model.layers) > _LONG:
-        enough = max(enough, design.slowest.cycles * 101 // 100)
-    design, timing = search.buffered(design, enough)
-    # Layers as slow as the limit allows may still wait for each other: narrow it until the
-    # whole keeps to it.
-    tighter = limit
-    while reachable and timing.interval > limit:
-        tighter = min(tighter * limit // timing.interval, tighter - 1)
-        narrower = search.cheapest(tighter)
-        if narrower is None:
-            if target_rate is not None:
-                raise search.too_slow(limit, tighter, target_rate, timing.interval, clock_mhz)
-            break
-        design, timing = search.buffered(narrower, limit)
+    if reachable:
+        design, timing, missed = _keeping_to(search, design, limit)
+        if missed is not None and target_rate is not None:
+            raise search.too_slow(limit, missed, target_rate, timing.interval, clock_mhz)
+    else:
+        design, timing = search.buffered(design, _enough(search, design, design.slowest.cycles))
     queues, timing = shortest(model, design.foldings, timing,
                               memory_register=board.memory_register)
     design = search.complete(design.options, queues)
@@ -107,6 +102,32 @@ def plan(model: Model, board: Board, frequency: float | None = None,
                 cycles_per_inference=timing.interval, latency_cycles=timing.latency)
 
 
+def _enough(search: DesignSpace, design: Design, limit: int) -> int:
+    """For how long an interval buffers are made longer."""
+    if limit * len(search.model.layers) > _LONG:
+        return max(limit, design.slowest.cycles * 101 // 100)
+    return limit
+
+
+def _keeping_to(search: DesignSpace, design: Design,
+                limit: int) -> tuple[Design, Timing, int | None]:
+    """``design`` with the buffers that it needs, or a wider one: the whole keeps to a limit.
+
+    Layers as slow as the limit allows may still wait for each other: they are made faster until
+    the interval is right. If there is no room for that, the third is how fast they would have had
+    to be, and the others are the last that was tried.
+    """
+    design, timing = search.buffered(design, _enough(search, design, limit))
+    tighter = limit
+    while timing.interval > limit:
+        tighter = min(tighter * limit // timing.interval, tighter - 1)
+        narrower = search.cheapest(tighter)
+        if narrower is None:
+            return design, timing, tighter
+        design, timing = search.buffered(narrower, limit)
+    return design, timing, None
+
+
 @dataclass(frozen=True)
 class FrontPoint:
     """A design that no other one beats in rate and in logic cells.
@@ -114,8 +135,8 @@ class FrontPoint:
     Parameters
     ----------
     cycles : int
-        Of its slowest layer for one inference. The interval of the whole may be somewhat longer,
-        where layers wait for each other; a plan for the rate tells.
+        Of its slowest layer for one inference, or of the whole where layers wait for each other and
+        the device is nearly full. A plan for the rate keeps to it, perhaps with longer buffers.
     rate : float
         Inferences per second that this gives.
     cost : Cost
@@ -131,6 +152,8 @@ def front(model: Model, board: Board, frequency: float | None = None,
           points: int = 16, dataflow: str = "mixed",
           flash: str | None = None) -> list[FrontPoint]:
     """Designs from the smallest to the fastest that fits, evenly spaced in their rates' logarithm.
+
+    Each is one that :func:`plan` finds for its rate.
 
     Parameters
     ----------
@@ -152,14 +175,36 @@ def front(model: Model, board: Board, frequency: float | None = None,
     limits = {round(low * (high / low) ** (n / max(points - 1, 1))) for n in range(points)}
     found: list[FrontPoint] = []
     for limit in sorted(limits | {low}):
-        design = space.choose(limit)
-        if design is None:
+        if (point := _point(space, limit)) is None:
             continue
-        cycles = max(design.slowest.cycles, space.floor)
-        point = FrontPoint(cycles, clock_mhz * 1e6 / cycles, total([design.cost, spent]))
-        if not found or (point.cost.lut4 < found[-1].cost.lut4 and cycles > found[-1].cycles):
-            found.append(point)
+        cycles, cost = point
+        if not found or (cost.lut4 + spent.lut4 < found[-1].cost.lut4
+                         and cycles > found[-1].cycles):
+            found.append(FrontPoint(cycles, clock_mhz * 1e6 / cycles, total([cost, spent])))
     return found[::-1]
+
+
+def _point(space: DesignSpace, limit: int) -> tuple[int, Cost] | None:
+    """Cycles of the cheapest layers that keep to ``limit``, and what they cost.
+
+    A fast design that takes nearly all of the device is tried as a plan: where its layers wait for
+    each other and there is no room for longer buffers, it is a somewhat slower one.
+    """
+    design = space.choose(limit)
+    if design is None:
+        return None
+    cycles = max(design.slowest.cycles, space.floor)
+    if not space.budget.nearly_full(design.cost) or cycles * len(design.options) > _LONG:
+        return cycles, design.cost
+    for _ in range(_TRIES):
+        cheapest = space.cheapest(cycles)
+        if cheapest is None:
+            break
+        design, timing, missed = _keeping_to(space, cheapest, cycles)
+        if missed is None:
+            return cycles, design.cost
+        cycles = max(timing.interval, cycles + 1)
+    return None
 
 
 def _space(model: Model, board: Board, frequency: float | None, share: float,
