@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import dataflows, posttrain
+from benchmarks import dataflows, estimates, posttrain
 from flightrtl.gateware import Register
 from sim import compiler
 from tests.streams import run_streams
@@ -179,6 +179,16 @@ def test_the_readme_quotes_the_benchmarks():
     for family, device in (("ice40", "iCE40UP5K"), ("ecp5", "LFE5U-85F")):
         assert [device, *(f"{each['lut4_per_term']:.1f}" for each in costs
                           if each["family"] == family)] in rows
+
+
+def test_the_building_page_quotes_how_far_estimates_are_off():
+    data = json.loads(estimates.RESULTS.read_text(encoding="utf-8"))
+    built = [point["report"] for point in data["points"] if point["report"] is not None]
+    off = [report for report in built
+           if not all(agrees for *_, agrees in estimates.deviations(report))]
+    assert len(off) == data["off"]
+    text = (ROOT / "docs" / "build.md").read_text(encoding="utf-8")
+    assert f"{len(built) - len(off)} of {len(built)} that were built" in text.replace("\n", " ")
 
 
 def test_the_training_page_quotes_post_training():
