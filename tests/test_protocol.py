@@ -22,16 +22,19 @@ from flightrtl.protocol import (
     Type,
     checksum,
     encode,
+    framing,
     load_body,
+    messages,
     request,
     shape_hash,
 )
 from tests.models import random_model
 
 
-def test_examples():
-    result = doctest.testmod(protocol)
-    assert result.attempted > 8
+@pytest.mark.parametrize("module", [protocol, framing, messages])
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted
     assert not result.failed
 
 
