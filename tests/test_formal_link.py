@@ -311,8 +311,8 @@ class Takes(Spec):
 
 
 CASES = {
-    Rules: ("with m.If(~(self.image.valid | self.o.valid & ~self.o.payload.end)):",
-            "with m.If(1):"),
+    Rules: ("read.en.eq(~(self.image.valid | self.o.valid & ~self.o.payload.end))]",
+            "read.en.eq(1)]"),
     Bounds: ("m.d.comb += [take.eq(~full), put.eq(~full)]", "m.d.comb += [take.eq(1), put.eq(1)]"),
     WholeImages: ("with m.If(self.image.ready):", "with m.If(self.image.ready | self.lost):"),
     Returns: ("with m.If(self.o.ready):\n                    m.d.sync += state.eq(State.COUNT)",

@@ -55,7 +55,7 @@ def memory_cells(family: str, depth: int, width: int, *,
         Words, and bits of each.
     block : bool
         Whether it asks for block RAM if it is not small
-        (:func:`~flightrtl.gateware.weights.block_ram`).
+        (``block`` of a :class:`~flightrtl.gateware.ram.DualPortRam`).
     """
     brams = memory_brams(family, depth, width)
     if not (block and depth * width >= BLOCK_BITS):
