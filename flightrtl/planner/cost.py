@@ -200,8 +200,8 @@ ENGINE_ENABLES_LUT4 = 15
 POOL_ENABLES_LUT4 = 8
 """What link, engines and poolings have more with ``-dffe_min_ce_use 16`` than with 4."""
 _LEAST_ENABLED = re.compile(r"-dffe_min_ce_use (\d+)")
-# From components alone, and as much again as there are flip-flops without a LUT4.
-LOAD_LUT4 = {"ice40": 90, "ecp5": 65}
+# From whole designs with and without it.
+LOAD_LUT4 = {"ice40": 65, "ecp5": 65}
 """What the link has more where weights can be loaded, and each layer's memories:"""
 LOAD_LAYER_LUT4 = {"ice40": 15, "ecp5": 17}
 

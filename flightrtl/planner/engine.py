@@ -62,8 +62,9 @@ all handshakes of an engine."""
 REQUANTIZER_BIT_LUT4 = {"ice40": 1.3, "ecp5": 3.2}
 """Per bit of a requantizer's sum, and for each stage of its shifter:"""
 SHIFTER_LUT4 = {"ice40": 1.5, "ecp5": 1.2}
-LOADABLE_BIT_LUT4 = {"ice40": 1, "ecp5": 2}
-"""A scheduler that is given its parameters, per bit of accumulator."""
+LOADABLE_BIT_LUT4 = {"ice40": 0, "ecp5": 2}
+"""A scheduler that is given its parameters, per bit of accumulator; on iCE40 that goes with
+flip-flops."""
 
 
 def adder_bits(product_bits: int, simd: int) -> int:
