@@ -121,9 +121,9 @@ def _fold_cost(shape: tuple[int, int, int], kernel: tuple[int, int], stride: tup
 
 
 # Fitted to queues and additions alone (``python -m benchmarks components``).
-QUEUE_LUT4 = {"ice40": 17, "ecp5": 20}
+QUEUE_LUT4 = {"ice40": 10, "ecp5": 20}
 """Flags of a queue, and per bit of an address, of which it has two:"""
-QUEUE_ADDRESS_LUT4 = {"ice40": 1.2, "ecp5": 3.6}
+QUEUE_ADDRESS_LUT4 = {"ice40": 1.6, "ecp5": 3.6}
 FORK_LUT4 = 3
 """Per output of a fork."""
 ADD_BIT_LUT4 = 1.0
