@@ -6,7 +6,8 @@ and the LUT4s that feed none; on ECP5 LUT4s are counted alone, and nextpnr adds 
 of each carry chain. The lanes of the array were fitted by themselves. The rest of the logic is a
 constant per bit of the window's counters and of the requantizer's sum, fitted to the engines of
 real builds (``benchmarks/builds.json``) and of random networks, as nextpnr packs what Yosys 0.70
-makes with ``-abc9``, on ECP5 with ``-nowidelut``: off by 4 % at most on iCE40, by 8 % on ECP5.
+makes with ``-abc9``, on ECP5 with ``-nowidelut``: off by up to 9 % for a single engine, by far less
+for a whole design.
 """
 
 from __future__ import annotations
