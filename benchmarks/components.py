@@ -176,7 +176,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "PEArray, 8 lanes of 4": lambda: PEArray(lanes=8, simd=4, width=20),
     "FilterScheduler, 24 filters": lambda: FilterScheduler(
         k=[1, 2] * 6 + [1] * 12, lanes=3, width=20),
-    "WeightBuffer, 12 terms x 360": lambda: WeightBuffer(_conv3()),
+    "WeightBuffer, 12 terms x 396": lambda: WeightBuffer(_conv3()),
     "SlidingWindow, 3x3, 4 of 16 channels": lambda: SlidingWindow(
         shape=(7, 7, 16), kernel=(3, 3), simd=4, passes=10),
     "the same with padding": lambda: SlidingWindow(
@@ -206,7 +206,7 @@ COMPONENTS: dict[str, Callable[[], wiring.Component]] = {
     "ConvolutionEngine, conv3 of mnist": lambda: LayerEngine(_conv3()),
     "the same, loadable": _loadable_engine,
     "the same, loadable and writable": lambda: _loadable_engine(0),
-    "its LoadableStream, 12 terms x 360": lambda: _loadable_engine().weights,
+    "its LoadableStream, 12 terms x 396": lambda: _loadable_engine().weights,
     "its LoadableStream, writable": lambda: _loadable_engine(0).weights,
     "its ParameterStream": lambda: _parameters(_loadable_engine()),
     "its ParameterStream, writable": lambda: _parameters(_loadable_engine(0)),

@@ -37,7 +37,7 @@ class PEArray(wiring.Component):
     (:class:`ShiftPE` with ``exact=False``).
 
     Cost, per lane and pixel: the PE, an adder and two registers of ``width`` bits. 8 lanes of 4
-    terms with 20 bits measure 1,967 LUT4 on iCE40 and 2,001 on ECP5 (``python -m benchmarks
+    terms with 20 bits measure 1,973 LUT4 on iCE40 and 2,004 on ECP5 (``python -m benchmarks
     components``); placed, with their weight memory, 65.3 and 67.6 cells a term (``python -m
     benchmarks pe``).
     Latency: a pass's first sum is valid ``latency`` cycles after its last transfer. Throughput: a

@@ -76,7 +76,7 @@ class AxiStreamNetwork(wiring.Component):
     an image has lost something: what is missing is filled up with zeros, so that the images after
     it are whole again, and ``short_image`` says so from then on.
 
-    Cost, around the network of ``digits``: 22 LUT4 and 8 flip-flops on iCE40, 23 and 8 on ECP5
+    Cost, around the network of ``digits``: 16 LUT4 and 8 flip-flops on iCE40, 17 and 8 on ECP5
     (``python -m benchmarks components``). Latency and throughput: the network's; the zeros of a
     short image go in at one a cycle.
 

@@ -17,7 +17,7 @@ class StreamBuffer(wiring.Component):
 
     ``i.ready`` depends on registers only, so that long chains of components keep short paths.
 
-    Cost: two registers and a multiplexer of the payload's width; for 8 bits 11 LUT4 and 18
+    Cost: two registers and a multiplexer of the payload's width; for 8 bits 12 LUT4 and 18
     flip-flops. Latency: 1 cycle. Throughput:
     a transfer per cycle.
 

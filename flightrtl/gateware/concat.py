@@ -26,7 +26,7 @@ class ChannelConcat(wiring.Component):
     network not to deadlock is :mod:`flightrtl.gateware.dataflow`'s.
 
     Cost: for two operands of 16 channels of 8 bits, without queues, that are only put behind each
-    other: 24 LUT4 and 14 flip-flops on iCE40, 20 and 14 on ECP5; with scales apart and rounded 31
+    other: 23 LUT4 and 14 flip-flops on iCE40, 20 and 14 on ECP5; with scales apart and rounded 31
     and 14, 29 and 14 (``python -m benchmarks components``). Latency: 1 cycle, and that
     of the queues. Throughput: a transfer per cycle. The ``ready`` of each operand depends on
     ``o.ready`` in the same cycle, unless there is a queue in between.

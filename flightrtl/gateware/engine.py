@@ -97,8 +97,8 @@ class LayerEngine(wiring.Component):
     weights in a :class:`LoadableStream`, bias, shift and the marks of each slot in a
     :class:`ParameterStream`, for a :class:`SlotScheduler` and a :class:`ShiftClamp`.
 
-    Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,033
-    LUT4 and 8 block RAMs on iCE40, 1,054 and 3 on ECP5. Latency: an output pixel leaves
+    Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights measure 1,054
+    LUT4 and 8 block RAMs on iCE40, 1,070 and 3 on ECP5. Latency: an output pixel leaves
     ``latency`` cycles after the last word of its window left the window buffer. Throughput:
     ``pixels`` output pixels every :attr:`FoldedLayer.cycles_per_pixel` cycles.
 

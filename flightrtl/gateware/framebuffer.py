@@ -28,7 +28,7 @@ class FrameBuffer(wiring.Component):
     the map is forced to zero on its way out.
 
     Cost: block RAM for ``frames`` maps; counters; two registers of ``simd`` activations. For 3x3
-    windows on 8x8x64, padded, 8 activations a word: 209 LUT4 and 8 block RAMs on iCE40, 194 and 2
+    windows on 8x8x64, padded, 8 activations a word: 204 LUT4 and 8 block RAMs on iCE40, 196 and 2
     on ECP5 (``python -m benchmarks components``).
     Latency: a frame's first word is valid 3 cycles after its last one came in, 4 with
     ``register``. Throughput: a word per cycle in and out. With one frame it takes turns: while a

@@ -39,7 +39,7 @@ class FrameEngine(wiring.Component):
     engine waits.
 
     Cost: the sum of the parts; 3 lanes of 4 terms for 24 filters of 3x3x16 weights on 7x7 measure
-    1,170 LUT4 and 14 block RAMs on iCE40, 1,122 and 6 on ECP5 (``python -m benchmarks
+    1,142 LUT4 and 14 block RAMs on iCE40, 1,197 and 6 on ECP5 (``python -m benchmarks
     components``). Latency: the first results leave with the image's last pass. Throughput: an
     image every :attr:`FramedLayer.cycles` cycles.
 

@@ -63,7 +63,7 @@ class HardwiredLayer(wiring.Component):
     counts is how few signed powers of two they are, and how many sums of these the filters share.
 
     Cost: the sum of the parts. The first layer of the bundled MNIST model (8 filters of 5x5,
-    stride 2, an image every 841 cycles): 2,282 LUT4 and 2 block RAMs on iCE40, 2,010 LUT4 on ECP5.
+    stride 2, an image every 841 cycles): 2,168 LUT4 and 2 block RAMs on iCE40, 1,935 LUT4 on ECP5.
     Latency: an output pixel is valid :attr:`latency` cycles after the transfer that completes its
     window. Throughput: a position of the raster per cycle, :attr:`PixelWindow.cycles` for an
     image, if pixels arrive that fast.

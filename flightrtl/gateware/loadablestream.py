@@ -65,7 +65,7 @@ class LoadableStream(RomStream):
     With ``number`` it can be written, while it is in reset: words that it has read already would
     be the old ones. A byte for an address behind the memory goes nowhere.
 
-    Cost: block RAM; a counter, 17 LUT4 on iCE40 for 360 words of 6 bytes. To be written, 8 LUT4
+    Cost: block RAM; a counter, 18 LUT4 on iCE40 for 396 words of 6 bytes. To be written, 7 LUT4
     more there, and 14 on ECP5 (``python -m benchmarks components``). Latency and throughput:
     :class:`RomStream`'s.
 

@@ -82,8 +82,8 @@ class NetworkRegisters(wiring.Component):
     whatever the processor does. Reading changes nothing. What is not in the table reads as 0, and
     writing there does nothing.
 
-    Cost, with :class:`WishboneRegisters`, around the network of ``digits``: 267 LUT4, 134
-    flip-flops and 3 block RAMs on iCE40; 353, 164 and none on ECP5, whose small memories are LUTs
+    Cost, with :class:`WishboneRegisters`, around the network of ``digits``: 264 LUT4, 132
+    flip-flops and 3 block RAMs on iCE40; 344, 164 and none on ECP5, whose small memories are LUTs
     (``python -m benchmarks components``). Latency: 2 cycles from the image's last word to the
     network's first value, 1 from the last logit to ``DONE``. A result is read while the network
     is at work on the next images.

@@ -32,7 +32,7 @@ class ChannelSerializer(wiring.Component):
     With ``pixels``, it waits for as many pixels and gives their channels side by side, as layers
     that compute several pixels at a time take them.
 
-    Cost: for 8 channels of 8 bits to one, 70 LUT4 on iCE40, 71 on ECP5. Latency: 1 cycle.
+    Cost: for 8 channels of 8 bits to one, 69 LUT4 on iCE40, 71 on ECP5. Latency: 1 cycle.
     Throughput: a transfer out per cycle.
 
     Parameters

@@ -23,7 +23,7 @@ class Requantizer(wiring.Component):
 
     Cost, for each pixel: an adder of the accumulator's width, a multiplexer stage for each bit
     that the span of the shifts takes, and the clamp; one ROM. Equal shifts cost nothing. For 24
-    filters, 20 bits in and 8 out, 87 LUT4 on iCE40 and 98 on ECP5, and 123 and 137 with four
+    filters, 20 bits in and 8 out, 88 LUT4 on iCE40 and 99 on ECP5, and 124 and 138 with four
     kinds of shifts (``python -m benchmarks components``). Latency: 3 cycles. Throughput: a value
     per cycle and pixel.
 

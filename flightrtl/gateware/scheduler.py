@@ -29,7 +29,7 @@ class FilterScheduler(wiring.Component):
     slots in order, needs one adder and the list of where filters end.
 
     Cost: an adder and two registers of ``width`` bits for each pixel, and one ROM of a few bits
-    per slot; 61 LUT4 on iCE40 and 65 on ECP5 for 24 filters and 20 bits (``python -m benchmarks
+    per slot; 61 LUT4 on iCE40 and 64 on ECP5 for 24 filters and 20 bits (``python -m benchmarks
     components``).
     Latency: 1 cycle from a filter's last slot. Throughput: a slot per cycle; a filter with
     ``k = 0`` takes a cycle too.

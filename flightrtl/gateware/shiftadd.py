@@ -24,8 +24,8 @@ class ShiftAddGraph(wiring.Component):
     empty or taken.
 
     Cost: a LUT4 for each bit of an adder, and on iCE40 one more for each bit that is subtracted.
-    The first layer of the bundled MNIST model (8 filters of 25 weights, 136 adders of 1,487 bits),
-    ``stage=1``: 2,003 LUT4 on iCE40, 1,587 on ECP5; 1,960 flip-flops (``python -m benchmarks
+    The first layer of the bundled MNIST model (8 filters of 25 weights, 132 adders of 1,436 bits),
+    ``stage=1``: 1,950 LUT4 on iCE40, 1,519 on ECP5; 1,928 flip-flops (``python -m benchmarks
     components``). Latency: ``graph.latency(stage)`` cycles. Throughput: a vector per cycle.
 
     Parameters

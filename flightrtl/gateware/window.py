@@ -37,8 +37,8 @@ class SlidingWindow(wiring.Component):
     Cost: the block RAM of a :class:`Ring`; a register of ``simd`` activations on either side
     of it, by columns a rotation of its banks, for several pixels a multiplexer of as many
     memories as their windows' places differ; counters. For 3x3 windows on 7x7x16, padded,
-    4 activations a word: 171 LUT4 and 2 block RAMs on iCE40, 162 and 1 on ECP5; 12 a word by
-    columns: 365 and 8, 355 and 4 (``python -m benchmarks components``). 2 pixels of 32x32x16, 8
+    4 activations a word: 171 LUT4 and 2 block RAMs on iCE40, 161 and 1 on ECP5; 12 a word by
+    columns: 365 and 8, 354 and 4 (``python -m benchmarks components``). 2 pixels of 32x32x16, 8
     activations a word: 315 and 8, 316 and 4.
     Latency: an output row starts when the last image row that it needs is in; its first word is
     valid 3 cycles after the last activation of that row. Throughput: a word per cycle and pixel,
