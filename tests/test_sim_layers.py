@@ -237,7 +237,7 @@ def test_activity_is_what_the_planner_foresees(board, engine):
     if engine == "cxxrtl":
         counts = count(cxxrtl.build(network).simulation(), network, images, patience=5000)
     else:
-        counts = simulate(network, images[:7], patience=5000).counts
+        counts = simulate(network, images[:12], patience=5000).counts
     found = activity(network, counts)
     timing = measure(network.model, plan.foldings, memory_register=plan.board.memory_register)
     check_activity(found, network, timing)
