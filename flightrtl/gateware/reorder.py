@@ -124,7 +124,7 @@ class MapReorder(wiring.Component):
             read.addr.eq(place),
             read.en.eq(~fetched | moves),
             last.eq(number == self.filters - 1),
-            fetch.eq((whole != 0) & (~fetched | moves)),
+            fetch.eq((whole != 0) & read.en),
             left.eq(fetch & last),
         ]
         with m.If(read.en):
