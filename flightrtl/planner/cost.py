@@ -26,8 +26,8 @@ from ..model import MaxPool, Model, SumPool, TensorType, WeightedLayer
 from ..protocol import Frame, link_problems, value_bytes
 from .memories import memory_brams, memory_cells
 
-__all__ = ["Cost", "enables_cost", "forks_cost", "join_cost", "pool_cost", "queue_cost",
-           "registered", "system_costs", "total"]
+__all__ = ["CHAIN_LUT4", "Cost", "enables_cost", "forks_cost", "join_cost", "pool_cost",
+           "queue_cost", "registered", "system_costs", "total"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ def registered(family: str, flip_flops: int, gates: float = 0) -> Cost:
     """
     return Cost(lut4=round(gates) + (flip_flops if family == "ice40" else 0), ff=flip_flops)
 
+
+CHAIN_LUT4 = {"ice40": 0, "ecp5": 4}
+"""For each carry chain: on ECP5 a carry gets into it and out of it through cells of its own."""
 
 # Fitted to poolings in whole designs.
 POOL_LUT4 = {"ice40": 0, "ecp5": 24}
@@ -129,8 +132,6 @@ FORK_LUT4 = 3
 ADD_BIT_LUT4 = 1.0
 """Per bit of the sum, and per bit of the result if it is clamped:"""
 ADD_CLAMP_LUT4 = 1.2
-ADD_CHAIN_LUT4 = {"ice40": 0, "ecp5": 4}
-"""Per sum: the ends of its carry chain."""
 
 
 def queue_cost(depth: int, width: int, family: str, *, register: bool) -> Cost:
@@ -166,7 +167,7 @@ def _add_cost(add: ResidualAdd, family: str) -> Cost:
     clamps = low >> add.shift < add.output.min or high >> add.shift > add.output.max
     bits = add.output.bits
     gates = (ADD_BIT_LUT4 * add.total_width + ADD_CLAMP_LUT4 * bits * clamps
-             + ADD_CHAIN_LUT4[family])
+             + CHAIN_LUT4[family])
     return registered(family, (add.total_width + bits) * add.values + 2, gates * add.values + 3)
 
 

@@ -53,9 +53,8 @@ GROUP_LUT4 = (1, 3, 5, 8, 11, 13)
 DSP_BITS = {"ice40": 11, "ecp5": 0}
 """Bits of the least product for which Yosys takes a multiplier block."""
 
-# On ECP5 a carry gets into a chain and out of it through cells of its own, which nextpnr adds.
-CHAIN_LUT4 = {"ice40": 0.0, "ecp5": 3.6}
-"""Per adder of an array."""
+ARRAY_CHAIN_LUT4 = {"ice40": 0.0, "ecp5": 3.6}
+"""Per adder of an array, fitted by itself: :data:`~flightrtl.planner.cost.CHAIN_LUT4` elsewhere."""
 
 COUNTER_BIT_LUT4 = {"ice40": 2.15, "ecp5": 3.5}
 """Per bit of the counters in a window: with their comparisons, the ends of their carry chains, and
@@ -126,7 +125,7 @@ def array_cost(folded: FoldedLayer, family: str, accumulator: int) -> Cost:
     form, term = folded.source.format, folded.term
     simd, pixels = folded.folding.simd, folded.folding.pixels
     count = folded.folding.lanes * pixels
-    chains = CHAIN_LUT4[family] * count * simd          # a tree of adders, and an accumulator
+    chains = ARRAY_CHAIN_LUT4[family] * count * simd          # a tree of adders, and an accumulator
     # What all lanes share: whether a word is valid, and its pass's last, on its way through them.
     control = 2 * (1 + ceil_log2(simd)) + ceil_log2(folded.folding.lanes + 1) + 3
     shared = control if family == "ice40" else 0

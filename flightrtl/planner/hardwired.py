@@ -6,7 +6,7 @@ import math
 
 from ..gateware.hardwired import HardwiredLayer
 from .buffer import BufferModel
-from .cost import Cost
+from .cost import CHAIN_LUT4, Cost
 from .memories import memory_cells
 
 __all__ = ["HardwiredCycles", "hardwired_cost", "hardwired_cycles", "loose_registers"]
@@ -15,8 +15,6 @@ ADDER_BIT_LUT4 = {"ice40": 1.0, "ecp5": 1.07}
 """For each bit of an adder; ECP5 has them in pairs."""
 SUBTRACTED_BIT_LUT4 = {"ice40": 0.75, "ecp5": 0.0}
 """For each bit that is subtracted: an inverter, which may serve several adders."""
-CHAIN_LUT4 = {"ice40": 0.0, "ecp5": 4.0}
-"""For each adder: on ECP5 a carry gets into a chain and out of it through cells of its own."""
 CLAMP_LUT4 = 3
 WINDOW_LUT4 = 50
 INPUT_BIT_LUT4 = 1.4
