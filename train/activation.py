@@ -10,23 +10,34 @@ from flightrtl.formats import ActivationFormat
 __all__ = ["calibrate", "quantize"]
 
 
+_BFLOAT16_INTEGERS = 256
+"""Integers up to this, of either sign, are exact in bfloat16."""
+
+
 class _Quantize(torch.autograd.Function):
-    """Round half up and clamp; the gradient passes where nothing was clamped."""
+    """Round half up and clamp; the gradient passes where nothing was clamped.
+
+    A large part of a training step on a CPU, so it goes over memory as seldom as it can.
+    """
 
     @staticmethod
     def forward(ctx, values: Tensor, low: float, high: float, step: float) -> Tensor:  # type: ignore[no-untyped-def]
         """``clamp(floor(values / step + 1/2)) * step``; in bfloat16 only where that is exact."""
         wide = torch.promote_types(values.dtype, torch.float32)
-        integers = (values.to(wide) / step).add_(0.5).floor_()
-        clamped = integers.clamp(low, high)
-        ctx.save_for_backward(integers == clamped)
-        return clamped.mul_(step).to(values.dtype if max(-low, high) <= 256 else wide)
+        narrow = values.dtype if max(-low, high) <= _BFLOAT16_INTEGERS else wide
+        # The step is a power of two, so the product is the quotient.
+        integers = values.to(wide, copy=True).mul_(1 / step).add_(0.5).floor_()
+        ctx.bounds = low - 0.5, high + 0.5      # no integer is one of them
+        # An integer beyond the bounds stays so when it is rounded to bfloat16.
+        ctx.save_for_backward(integers.to(narrow, copy=True))
+        return integers.clamp_(low, high).mul_(step).to(narrow)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         """Straight through, inside the range."""
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None
+        (integers,) = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradient, integers, *ctx.bounds)
+        return inside, None, None, None
 
 
 def quantize(values: Tensor, format: ActivationFormat, scale: int) -> Tensor:

