@@ -115,12 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from . import flow
     from .progress import Progress
+    from .request import Request
 
     # Planning makes components for the sake of their timing alone, and a failed build leaves some
     # behind: Amaranth would warn of each one that was never elaborated.
     warnings.filterwarnings("ignore", "", UnusedElaboratable)
     progress = Progress()
-    request = flow.Request(
+    request = Request(
         model=options.model, board=options.board, frequency=options.frequency,
         target_rate=options.target_rate, seeds=options.seeds, dataflow=options.dataflow,
         flash=options.flash, output=options.output, weights=options.weights, terms=options.room,

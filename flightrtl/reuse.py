@@ -19,7 +19,6 @@ from .blank import BlankDesign
 from .cache import Cache
 from .errors import UserError
 from .files import work_folder
-from .flow import Request, accuracy, publish
 from .gateware import require_supported
 from .gateware.link import Layout
 from .gateware.loadablestream import LoadableStream, MemoryContents
@@ -27,7 +26,10 @@ from .implement import Implementation
 from .planner.cycles import measure
 from .progress import Progress
 from .protocol import Frame, Identity
+from .publish import publish
 from .report import Report
+from .request import Request
+from .summary import accuracy
 from .toolchain import find
 
 __all__ = ["reuse"]

@@ -45,6 +45,7 @@ from flightrtl.protocol import (
     Type,
     request,
 )
+from flightrtl.request import Request
 from flightrtl.toolchain import Tool
 
 from . import verilator
@@ -114,7 +115,7 @@ class BitstreamEngine:
     Parameters
     ----------
     model, board : str
-        Name or file, as for :class:`flightrtl.flow.Request`.
+        Name or file, as for :class:`flightrtl.request.Request`.
     progress : Progress
         Where to tell what is being done.
     output : Path, optional
@@ -131,7 +132,7 @@ class BitstreamEngine:
         self.board = boards.load(board)
         find_decoder(self.board)
         verilator.check()
-        request = flow.Request(model=model, board=board, output=output)
+        request = Request(model=model, board=board, output=output)
         report = json.loads(flow.build(request, progress)[0])
         self.output = Path(report["bitstream"]).parent
         progress.step(f"decoding {report['bitstream']}")

@@ -16,6 +16,7 @@ from flightrtl import boards, build, flow, modelfile
 from flightrtl.errors import BuildError, UserError, run_cli
 from flightrtl.formats import ActivationFormat
 from flightrtl.progress import Progress
+from flightrtl.request import Request
 
 from . import faketools
 from .models import random_model
@@ -522,16 +523,16 @@ def test_interrupting_a_build(fakes, tmp_path, model_file, monkeypatch, number, 
 
 def test_the_request_can_be_made_from_python(fakes, tmp_path, model_file):
     progress = Progress(io.StringIO())
-    request = flow.Request(model=model_file, output=tmp_path / "out")
+    request = Request(model=model_file, output=tmp_path / "out")
     as_json, _ = flow.build(request, progress)
     assert json.loads(as_json)["clock_mhz"] == 39.75
     with pytest.raises(UserError):
-        flow.build(flow.Request(model=model_file, board="none"), progress)
+        flow.build(Request(model=model_file, board="none"), progress)
     with pytest.raises(BuildError):
-        flow.build(flow.Request(model=model_file, frequency=400), progress)
+        flow.build(Request(model=model_file, frequency=400), progress)
     with pytest.raises(ValueError,
                        match="must be one of fixed, replaceable, loadable, not 'Fixed'"):
-        flow.Request(weights="Fixed")
+        Request(weights="Fixed")
 
 
 # The real tools

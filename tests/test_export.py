@@ -13,10 +13,10 @@ import pytest
 
 from flightrtl import boards, flow, golden, modelfile, samples, testbench, toolchain
 from flightrtl.errors import BuildError, UserError
-from flightrtl.flow import Request
 from flightrtl.gateware import AxiStreamNetwork, Network
 from flightrtl.planner import plan
 from flightrtl.progress import Progress
+from flightrtl.request import Request
 from sim import compiler, verilator
 
 needs_icarus = pytest.mark.skipif(

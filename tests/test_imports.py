@@ -32,8 +32,8 @@ FLOORS = [
      "samples", "boards", "loadable", "protocol"},
     {"gateware"},
     {"planner"},
-    {"top", "toolchain", "implement", "cache", "report", "plots", "testbench", "export", "flow",
-     "host", "build", "blank", "contents", "explore", "reuse"},
+    {"top", "toolchain", "implement", "cache", "report", "plots", "testbench", "export", "request",
+     "publish", "summary", "flow", "host", "build", "blank", "contents", "explore", "reuse"},
 ]
 
 # Modules that stand for more than their name says: what runs without them has to stay runnable.
