@@ -27,6 +27,7 @@ from flightrtl.model import (
     MaxPool,
     Model,
     SumPool,
+    WeightedLayer,
 )
 
 from .binary_layers import BinaryAdd, BinaryLayer, BinarySumPool
@@ -35,7 +36,7 @@ from .layers import QuantizedAdd, QuantizedJoin, QuantizedLayer, QuantizedSumPoo
 from .network import Network
 from .quantizers.base import power_of_two
 
-__all__ = ["compare", "export", "model_bits"]
+__all__ = ["compare", "export", "model_bits", "sizes"]
 
 _BATCH = 500
 
@@ -159,7 +160,23 @@ def export(network: Network, name: str, provenance: Mapping[str, Any]) -> Model:
 def model_bits(model: Model) -> int:
     """Bits of all weight codes: the part of a model's size that the method decides."""
     return sum(layer.terms.size * layer.format.code_bits for layer in model.layers
-               if isinstance(layer, (Convolution, Dense)))
+               if isinstance(layer, WeightedLayer))
+
+
+def sizes(model: Model) -> dict[str, Any]:
+    """``mean_k``, ``terms``, ``weights``, ``model_bits``; ``layers``: filters with each k.
+
+    Layers without terms count one for each weight.
+    """
+    layers = [layer for layer in model.layers if isinstance(layer, WeightedLayer)]
+    k = {layer.name: list(layer.k) for layer in layers}
+    return {
+        "mean_k": sum(map(sum, k.values())) / sum(map(len, k.values())),
+        "terms": sum(layer.slots * layer.taps for layer in layers),
+        "weights": sum(layer.filters * layer.taps for layer in layers),
+        "model_bits": model_bits(model),
+        "layers": {name: {str(n): counts.count(n) for n in range(max(counts) + 1)}
+                   for name, counts in k.items()}}
 
 
 def compare(network: Network, model: Model, images: Tensor | ImageFolder) -> tuple[int, IntArray]:

@@ -14,7 +14,7 @@ from flightrtl.progress import Progress
 
 from . import floatfile
 from .data import Data
-from .export import compare, export, model_bits
+from .export import compare, export, sizes
 from .network import Network
 from .trainer import Trainer
 
@@ -66,21 +66,13 @@ def finish_quantized(trainer: Trainer, output: Path, log: dict[str, Any],
     data = trainer.data
     progress.step(f"comparing with the integer model on {len(data.test_images)} test images")
     model, top1 = compared(trainer.network, output.stem, data)
-    described = log["epochs"][-1]["layers"]
-    layers = trainer.network.weighted
-    filters = sum(len(layer.weight) for layer in layers)
-    mean_k = sum(described[layer.name]["sum_k"] for layer in layers) / filters
-    terms = sum(described[layer.name]["sum_k"] * layer.weight[0].numel() for layer in layers)
-    weights = sum(layer.weight.numel() for layer in layers)
-    bits = model_bits(model)
+    size = sizes(model)
     model = export(trainer.network, output.stem, {
-        **_provenance(trainer, log), "top1": top1, "mean_k": round(mean_k, 4)})
+        **_provenance(trainer, log), "top1": top1, "mean_k": round(size["mean_k"], 4)})
     modelfile.save(model, output)
     progress.done(f"top-1 {100 * top1:.2f} %, every logit equal")
-    return {"top1": top1, "images": len(data.test_labels), "mismatches": 0, "mean_k": mean_k,
-            "mean_k_of_weights": terms / weights, "terms": terms, "weights": weights,
-            "model_bits": bits, "float_top1": _float_top1(trainer),
-            "layers": {layer.name: described[layer.name]["k_histogram"] for layer in layers}}
+    return {"top1": top1, "images": len(data.test_labels), "mismatches": 0, **size,
+            "float_top1": _float_top1(trainer)}
 
 
 def _float_top1(trainer: Trainer) -> float | None:

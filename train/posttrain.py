@@ -22,14 +22,13 @@ from torch import Tensor
 
 from flightrtl import datasets, modelfile
 from flightrtl.errors import UserError, run_cli
-from flightrtl.model import Model, WeightedLayer
 from flightrtl.progress import Progress
 
 from . import floatfile, origin
 from .calibration import choose_terms, correct_biases
 from .convert import convert
 from .data import Data, as_tensors, batches
-from .export import export, model_bits
+from .export import export, sizes
 from .finish import compared
 from .methods import METHODS
 from .network import Network
@@ -144,19 +143,6 @@ def _top1(network: Network, data: Data) -> float:
     return float((found == data.test_labels).double().mean())
 
 
-def _sizes(model: Model) -> dict[str, Any]:
-    """Terms and bits of a model."""
-    layers = [layer for layer in model.layers if isinstance(layer, WeightedLayer)]
-    k = {layer.name: list(layer.k) for layer in layers}
-    return {
-        "mean_k": sum(map(sum, k.values())) / sum(map(len, k.values())),
-        "terms": sum(layer.slots * layer.taps for layer in layers),
-        "weights": sum(layer.filters * layer.taps for layer in layers),
-        "model_bits": model_bits(model),
-        "layers": {name: {str(n): counts.count(n) for n in range(max(counts) + 1)}
-                   for name, counts in k.items()}}
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Carry out the command; returns what it prints."""
     source, output = Path(options.float), _output(options.output)
@@ -180,20 +166,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     progress.step(f"the integer model on {len(data.test_images)} test images")
     model, top1 = compared(network, output.stem, data)
     progress.done(f"top-1 {100 * top1:.2f} %, every logit equal")
-    sizes = _sizes(model)
+    size = sizes(model)
     modelfile.save(export(network, output.stem, {
         "dataset": recipe.dataset, "split": "test", "images": len(data.test_labels),
         "method": f"{recipe.method}, post-training", "network": recipe.network,
         "command": origin.command("train.posttrain", parser(), options, ("float",)),
         "seed": options.seed, "top1": top1,
-        "mean_k": round(sizes["mean_k"], 4), "calibration_images": len(images),
+        "mean_k": round(size["mean_k"], 4), "calibration_images": len(images),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": origin.versions(),
         "init": {key: init.get(key) for key in ("command", "top1", "epochs")}}), output)
     return {"model": str(output), "dataset": recipe.dataset, "network": recipe.network,
             "method": recipe.method, "target_k": target, "calibration_images": len(images),
             "float_top1": float_top1, "top1": top1, "difference": top1 - float_top1,
-            "images": len(data.test_labels), "mismatches": 0, **sizes}
+            "images": len(data.test_labels), "mismatches": 0, **size}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
