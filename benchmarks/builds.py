@@ -57,11 +57,19 @@ def summary(reports: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Every bundled model on a board that it is meant for: cells, clock and rate."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks builds", description=main.__doc__)
+    parser.add_argument("--only", nargs="+", metavar="MODEL",
+                        choices=sorted({model for model, _ in BUILDS}),
+                        help="build only these; of the others, the results on record are shown")
     add_options(parser, RESULTS)
     options = parser.parse_args(arguments)
-    reports = []
-    for number, (model, board) in enumerate(BUILDS, 1):
-        print(f"build {number} of {len(BUILDS)}: {model} on {board}", file=sys.stderr)
-        reports.append(build(model, board))
+    wanted = [each for each in BUILDS if not options.only or each[0] in options.only]
+    done = {}
+    if options.only:
+        done = {(report["model"]["name"], report["board"]): report
+                for report in json.loads(RESULTS.read_text(encoding="utf-8"))}
+    for number, (model, board) in enumerate(wanted, 1):
+        print(f"build {number} of {len(wanted)}: {model} on {board}", file=sys.stderr)
+        done[model, board] = build(model, board)
+    reports = [done[each] for each in BUILDS if each in done]
     publish(reports, summary(reports), RESULTS, options)
     return 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks import builds
 from sim import compiler
 
 
@@ -38,9 +39,33 @@ def test_speed_of_simulation():
         each["one_core_cycles_per_second"] / each["amaranth_cycles_per_second"], rel=0.01)
 
 
+def test_some_builds_are_renewed(tmp_path, monkeypatch, capsys):
+    """``builds --only`` keeps the results of the other models as they are."""
+    before = json.loads(builds.RESULTS.read_text(encoding="utf-8"))
+    path = tmp_path / "builds.json"
+    path.write_text(json.dumps(before), encoding="utf-8")
+    monkeypatch.setattr(builds, "RESULTS", path)
+    made = []
+
+    def build(model, board):
+        made.append((model, board))
+        report, = [each for each in before
+                   if (each["model"]["name"], each["board"]) == (model, board)]
+        return report | {"fmax_mhz": 1234.5}
+
+    monkeypatch.setattr(builds, "build", build)
+    assert builds.main(["--only", "digits", "--save"]) == 0
+    assert made == [("digits", "icestick")]
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert [each | {"fmax_mhz": 1234.5} if each["model"]["name"] == "digits" else each
+            for each in before] == after
+    assert "1234.5" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (("simulation", "--model", "digits", "--save"), "--save keeps the results of all designs"),
     (("nope",), "there is no benchmark 'nope'; there is accuracy, builds, components, dataflows,"),
+    (("builds", "--only", "nope"), "invalid choice: 'nope'"),
     (("pe", "--lanes", "0"), "--lanes must be 1 or more, not 0"),
 ])
 def test_bad_requests(arguments, message):
