@@ -313,8 +313,17 @@ def test_a_network_is_trained_by_its_recipe_unless_told_otherwise():
     assert recipe("--recipe", "digits") == given
     assert recipe("--dataset", "digits", "--network", "digits", "--method", "flightnn") == given
     changed = recipe("--network", "digits", "--epochs", "7", "--lambda", "0", "--seed", "4")
-    assert changed == dataclasses.replace(given, epochs=7, lambda_=0.0, seed=4)
+    assert changed == dataclasses.replace(given, epochs=7, lambda_=0.0, seed=4, target_k=0.0)
     assert recipe("--dataset", "fashion-mnist", "--network", "mnist").dataset == "fashion-mnist"
+
+
+@pytest.mark.parametrize(("words", "target"), [
+    ("", 1.4), ("--method mixed", 1.4), ("--method lightnn1", 0), ("--method float", 0),
+    ("--lambda 1e-3", 0), ("--lambda 1e-3 --target-k 1.2", 1.2), ("--target-k 1.2", 1.2),
+])
+def test_a_recipe_s_target_gives_way_to_the_command_line(words, target):
+    options = command.parser().parse_args(["--recipe", "digits", *words.split()])
+    assert command._recipe(options).target_k == target
 
 
 def test_plot(tmp_path, data, capsys):

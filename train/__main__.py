@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     add("--activation-bits", type=int, metavar="N", help="of hidden activations")
     add("--max-terms", type=int, metavar="N", help="most terms in a weight (flightnn)")
     add("--lambda", type=float, metavar="X", dest="lambda_",
-        help="strength of the group lasso that makes filters need fewer terms; 0 turns it off")
+        help="strength of the group lasso that makes filters need fewer terms, in place of a "
+             "recipe's target; 0 turns it off")
     add("--target-k", type=float, metavar="X",
         help="steer lambda so that filters have X terms in the mean (flightnn)")
     add("--init", metavar="FILE", help="start from a float network (--method float) instead of "
@@ -93,11 +94,16 @@ def listing() -> dict[str, Any]:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe that the command line asks for."""
+    from .methods import METHODS
     from .recipe import RECIPES, Recipe, load_recipe
     name = options.recipe
     if name is None and (RECIPES / f"{options.network}.toml").is_file():
         name = options.network
     values = load_recipe(name) if name else {}
+    method = METHODS.get(options.method)
+    if options.target_k is None and (options.lambda_ is not None
+                                     or (method is not None and not method.learns_terms)):
+        values.pop("target_k", None)        # the recipe's, which the command line overrules
     for key in ("dataset", "network", "method", "epochs", "seed", "batch_size", "exponent_bits",
                 "weight_bits", "activation_bits", "max_terms", "lambda_", "target_k"):
         if (value := getattr(options, key)) is not None:
