@@ -78,7 +78,7 @@ def test_every_reason_is_told_at_once(digits, shape):
     assert [reason.split(" and the design's")[0] for reason in str(raised.value).split("; ")] == [
         f"model 'wrong' does not fit this design (shape {shape.hash}): the image has bits 6",
         "layer 'conv1' has stride 2 x 2",
-        "layer 'dense1' has sums of -1630 to 6375, with bias,",
+        "layer 'dense1' has sums of -2975 to 5960, with bias,",
         "layer 'dense1' has shifts of 10 to 10,"]
     with pytest.raises(Misfit, match="it has 2 layers and the design 3"):
         shape.fit(replace(digits, layers=digits.layers[1:]))

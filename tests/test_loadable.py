@@ -176,9 +176,9 @@ def test_room_for_more_terms():
     model = modelfile.load("digits")
     least = loadable(model, "ice40").capacities
     room = loadable(model, "ice40", terms=2).capacities
-    assert [each.slots for each in least.values()] == [13, 13]
+    assert [each.slots for each in least.values()] == [9, 16]
     assert [each.slots for each in room.values()] == [16, 20]
-    with pytest.raises(UserError, match=r"layer 'conv1' has 1.625 terms .* does not fit 1.3"):
+    with pytest.raises(UserError, match=r"layer 'dense1' has 1.6 terms .* does not fit 1.3"):
         loadable(model, "ice40", terms=1.3)
 
 
@@ -187,12 +187,12 @@ def test_every_reason_why_a_layer_does_not_fit():
     layer = model.layers[0]
     capacity = loadable(model, "ice40").capacities["conv1"]
     assert capacity.misfits(layer, model.input.format) == []
-    tight = replace(capacity, slots=12, width=9, least=3, shift_bits=0)
+    tight = replace(capacity, slots=8, width=9, least=4, shift_bits=0)
     assert [reason.split(" and the")[0].split(", and")[0].rstrip(",") for reason in tight.misfits(
         layer, model.input.format)] == [
-        "layer 'conv1' has 13 terms per weight in all its filters together",
-        "layer 'conv1' has sums of -282 to 276, with bias",
-        "layer 'conv1' has shifts of 2 to 2"]
+        "layer 'conv1' has 9 terms per weight in all its filters together",
+        "layer 'conv1' has sums of -279 to 279, with bias",
+        "layer 'conv1' has shifts of 3 to 3"]
 
 
 def test_binary_filters_cannot_be_pruned():
