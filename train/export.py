@@ -38,8 +38,6 @@ from .quantizers.base import power_of_two
 
 __all__ = ["compare", "export", "model_bits", "sizes"]
 
-_BATCH = 500
-
 
 def _integers(values: Tensor, exponent: Tensor, what: str) -> IntArray:
     """``values / 2**exponent``, which must be integers already."""
@@ -193,7 +191,7 @@ def compare(network: Network, model: Model, images: Tensor | ImageFolder) -> tup
     device = network.weighted[0].weight.device
     mismatches, found = 0, []
     with torch.no_grad():
-        for batch in batches(images, _BATCH):
+        for batch in batches(images):
             real = network(batch.to(device).float()).double().cpu().numpy()
             logits = golden.run(model, batch.permute(0, 2, 3, 1).cpu().numpy())
             mismatches += int((logits != real * 2.0 ** -model.output.scale).sum())

@@ -38,7 +38,6 @@ from .recipe import Recipe
 __all__ = ["main", "post_train"]
 
 _DEFAULT_TARGET = 1.5
-_BATCH = 500
 
 
 def post_train(network: Network, images: Tensor, *, target_k: float | None = None) -> None:
@@ -139,7 +138,7 @@ def _top1(network: Network, data: Data) -> float:
     """Of the float network, on the test split."""
     network.eval()
     found = torch.cat([network(batch.float()).argmax(1)
-                       for batch in batches(data.test_images, _BATCH)])
+                       for batch in batches(data.test_images)])
     return float((found == data.test_labels).double().mean())
 
 

@@ -37,8 +37,6 @@ __all__ = ["Trainer"]
 
 _CALIBRATION_IMAGES = 2000
 _SETTLING_IMAGES = 1000
-_EVALUATION_BATCH = 100
-"""Few, so that maps stay in blocks of memory that are used again: 1.7 times faster than 500."""
 _QUANTIZED_WARM_UP = 0.03
 _STEER_EVERY = 10
 _SURPLUS = 0.1
@@ -205,7 +203,7 @@ class Trainer:
         if self.recipe.distillation:
             self.teacher = copy.deepcopy(self.network).eval()
         self.network.fold(self._input(torch.cat(list(batches(
-            self.data.images, _EVALUATION_BATCH, _CALIBRATION_IMAGES)))))
+            self.data.images, _CALIBRATION_IMAGES)))))
         self.parallel = self.group.wrap(self.network)
         self.optimizer = self._optimizer()
         if self.average is not None:
@@ -219,7 +217,7 @@ class Trainer:
             layer.freeze()
         if self.recipe.target_k:
             settle_terms(self.network, torch.cat([self._input(batch) for batch in batches(
-                self.data.images, _EVALUATION_BATCH, _SETTLING_IMAGES)]), self.recipe.target_k)
+                self.data.images, _SETTLING_IMAGES)]), self.recipe.target_k)
 
     def _input(self, images: Tensor) -> Tensor:
         return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
@@ -315,7 +313,7 @@ class Trainer:
         """Of integer images (N, C, H, W), in evaluation."""
         self.network.eval()
         return torch.cat([self.network(self._input(batch))
-                          for batch in batches(images, _EVALUATION_BATCH)])
+                          for batch in batches(images)])
 
     def evaluate(self) -> float:
         """Top-1 on the test split."""

@@ -28,10 +28,9 @@ from flightrtl.model import INPUT, Add, Convolution, Dense, Join, Layer, Model, 
 from flightrtl.progress import Progress
 
 from . import activation
+from .data import EVALUATION_BATCH
 
 __all__ = ["fake_quantized", "main"]
-
-_BATCH = 500
 
 
 def _real_bias(bias: ArrayLike, shift: ArrayLike, scale: IntArray | int) -> NDArray[np.float64]:
@@ -93,7 +92,7 @@ def _result(model: Model, layer: Layer, *sources: Tensor) -> Tensor:
 def fake_quantized(model: Model, images: NDArray[np.uint8]) -> IntArray:
     """Logits of images (N, H, W, C), computed as in training, as integers."""
     results = []
-    for batch in torch.tensor(images.transpose(0, 3, 1, 2).copy()).split(_BATCH):
+    for batch in torch.tensor(images.transpose(0, 3, 1, 2).copy()).split(EVALUATION_BATCH):
         maps = {INPUT: batch.float() * 2.0 ** model.input.scale}
         for layer in model.layers:
             maps[layer.name] = _result(model, layer, *(maps[edge] for edge in layer.inputs))
